@@ -1,0 +1,7 @@
+"""One kernel facility a file; everything that is not expressible in the standard library goes through here.
+
+``libc`` the system calls that Python does not wrap · ``process`` who a process is and what it may do ·
+``fds`` descriptors: sealed memory, passing them with messages · ``mounts`` the mount calls ·
+``userns`` user namespaces and their maps · ``identity`` on whose behalf we run · ``probe`` what this
+kernel allows, found out by trying.
+"""

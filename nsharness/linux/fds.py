@@ -1,0 +1,110 @@
+"""Descriptors: sealed memory, and messages that carry them."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+MAX_MESSAGE: Final = 64 * 1024
+"""Bytes of one message at most; anything larger travels in a memfd."""
+MAX_DESCRIPTORS: Final = 16
+"""Descriptors that one message carries at most."""
+
+_SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+
+def memfd(name: str, content: bytes | None = None) -> int:
+    """An anonymous file in memory, close-on-exec (memfd_create(2)); sealed when ``content`` is given."""
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    if content is not None:
+        write_all(descriptor, content)
+        seal(descriptor)
+    return descriptor
+
+
+def seal(descriptor: int) -> None:
+    """Nobody changes this memory any more, its owner included (F_ADD_SEALS in fcntl(2))."""
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+
+
+def is_sealed(descriptor: int) -> bool:
+    """Whether all four seals are set."""
+    return fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS == _SEALS
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write everything, however often the kernel takes only a part."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def read_all(descriptor: int) -> bytes:
+    """The whole content of a file, from its start; the shared offset stays where it is (pread(2))."""
+    parts: list[bytes] = []
+    offset = 0
+    while part := os.pread(descriptor, 1 << 20, offset):
+        parts.append(part)
+        offset += len(part)
+    return b"".join(parts)
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    """Close each of them; one that is already closed is no error."""
+    for descriptor in descriptors:
+        try:
+            os.close(descriptor)
+        except OSError:
+            continue
+
+
+def message_pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected sockets that keep message borders and see each other's end (unix(7), SOCK_SEQPACKET)."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+
+
+def send(sock: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+    """One JSON object as one message, with descriptors (SCM_RIGHTS).
+
+    ``ValueError`` when it is too large; ``OSError`` as ``sendmsg(2)`` gives it, EPIPE when nobody listens.
+    """
+    data = json.dumps(message, separators=(",", ":")).encode()
+    if len(data) > MAX_MESSAGE or len(descriptors) > MAX_DESCRIPTORS:
+        raise ValueError(f"message of {len(data)} bytes with {len(descriptors)} descriptors is too large")
+    ancillary = []
+    if descriptors:
+        ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors)))
+    sock.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
+
+
+def receive(sock: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
+    """The next message and its descriptors, which are close-on-exec; ``(None, [])`` at the end.
+
+    A message that was cut, or is no JSON object, is a ``ValueError``; its descriptors are closed.
+    """
+    data, ancillary, flags, _ = sock.recvmsg(
+        MAX_MESSAGE, socket.CMSG_SPACE(MAX_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
+    )
+    descriptors: list[int] = []
+    for level, kind, payload in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            numbers = array.array("i")
+            numbers.frombytes(payload[: len(payload) - len(payload) % numbers.itemsize])
+            descriptors.extend(numbers)
+    if not data and not descriptors:
+        return None, []
+    try:
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise ValueError("message was cut")
+        message = json.loads(data)
+        if not isinstance(message, dict):
+            raise ValueError("message is no JSON object")
+    except ValueError:
+        close_all(descriptors)
+        raise
+    return message, descriptors

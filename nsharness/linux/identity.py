@@ -1,0 +1,97 @@
+"""On whose behalf nsharness runs: the invoking user, also under sudo."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nsharness.errors import NsharnessError
+from nsharness.linux.process import file_access_as
+
+# Above every range that distributions, systemd and container tools hand out (systemd's UIDS-GIDS document
+# ends at 0x6FFFFFFF and warns of everything from 0x80000000 on).
+_FREE_UIDS = range(0x7000_0000, 0x7FFF_FFFE)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose files are used, and as whom the workload runs.
+
+    ``owner_*`` is the person: state, secrets and profiles are theirs, and are opened with their rights.
+    ``workload_*`` is who the workload is on the host: the same person, or, for root without a person
+    behind it, an unprivileged uid that nobody else has. It is never 0.
+    """
+
+    privileged: bool
+    owner_uid: int
+    owner_gid: int
+    owner_name: str
+    home: Path
+    workload_uid: int
+    workload_gid: int
+
+    @property
+    def drop_to(self) -> tuple[int, int] | None:
+        """The uid and gid that helper processes change to, or None when we already are that user."""
+        return (self.workload_uid, self.workload_gid) if self.privileged else None
+
+    @contextmanager
+    def files(self) -> Iterator[None]:
+        """Within the block files are opened and created with the owner's rights."""
+        with file_access_as(self.owner_uid, self.owner_gid):
+            yield
+
+
+def current(environ: Mapping[str, str] | None = None) -> Identity:
+    """Who invoked us. ``NsharnessError`` for an installed-setuid program or a SUDO_UID that is no uid."""
+    environ = os.environ if environ is None else environ
+    if os.getuid() != os.geteuid() or os.getgid() != os.getegid():
+        raise NsharnessError(
+            "refusing to run setuid or setgid",
+            why=f"real uid {os.getuid()}, effective uid {os.geteuid()}",
+            hint="install nsharness without the setuid bit and use sudo",
+        )
+    uid, gid = os.geteuid(), os.getegid()
+    if uid != 0:
+        name, home = _account(uid)
+        return Identity(False, uid, gid, name, home, uid, gid)
+    sudo_uid, sudo_gid = _number(environ, "SUDO_UID"), _number(environ, "SUDO_GID")
+    if sudo_uid:
+        name, home = _account(sudo_uid)
+        sudo_gid = sudo_gid or _primary_group(sudo_uid)
+        return Identity(True, sudo_uid, sudo_gid, name, home, sudo_uid, sudo_gid)
+    name, home = _account(0)
+    own = secrets.choice(_FREE_UIDS)
+    return Identity(True, 0, 0, name, home, own, own)
+
+
+def _number(environ: Mapping[str, str], name: str) -> int:
+    text = environ.get(name, "0")
+    if not (text.isascii() and text.isdigit()) or int(text) >= 2**32 - 1:
+        raise NsharnessError(
+            f"{name} is no id", why=repr(text), hint=f"unset {name}, or run through sudo, which sets it"
+        )
+    return int(text)
+
+
+def _account(uid: int) -> tuple[str, Path]:
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        home = os.environ.get("HOME", "")
+        return f"uid{uid}", Path(home) if home.startswith("/") else Path("/nonexistent")
+    return entry.pw_name, Path(entry.pw_dir)
+
+
+def _primary_group(uid: int) -> int:
+    try:
+        return pwd.getpwuid(uid).pw_gid
+    except KeyError:
+        raise NsharnessError(
+            f"no group is known for uid {uid}", why="SUDO_GID is not set", hint="run through sudo"
+        ) from None

@@ -1,0 +1,146 @@
+"""Who a process is and what it may do: credentials, capabilities, dumpability."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import prctl
+
+from nsharness.linux import libc
+
+# capability.h; python-prctl's own list ends where the headers it was compiled with ended.
+CAP_SETGID = 6
+CAP_SETUID = 7
+CAP_NET_ADMIN = 12
+CAP_SYS_ADMIN = 21
+
+_PR_CAPBSET_READ = 23
+_PR_CAPBSET_DROP = 24
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
+
+
+def make_undumpable() -> None:
+    """No ptrace, no core dump, ``/proc/PID`` owned by root (PR_SET_DUMPABLE in prctl(2), RLIMIT_CORE).
+
+    ``core_pattern`` may name a pipe, for which the size limit does not count: both settings are needed.
+    """
+    prctl.set_dumpable(0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def make_dumpable() -> None:
+    """Undo what a change of uid does to the dumpable flag, so that ``/proc/self`` is writable by us again."""
+    prctl.set_dumpable(1)
+
+
+def set_no_new_privs() -> None:
+    """No exec gains privilege any more (PR_SET_NO_NEW_PRIVS in prctl(2)); cannot be undone."""
+    prctl.set_no_new_privs(1)
+
+
+def become_subreaper() -> None:
+    """Orphaned descendants become children of this process (PR_SET_CHILD_SUBREAPER in prctl(2))."""
+    prctl.set_child_subreaper(1)
+
+
+def set_name(name: str) -> None:
+    """The name that ``ps`` shows in its comm column, at most 15 bytes."""
+    prctl.set_name(name)
+
+
+def set_title(title: str) -> None:
+    """What ``/proc/PID/cmdline`` and the comm column show, instead of the host's path of the interpreter."""
+    prctl.set_proctitle(title)
+    prctl.set_name(title[:15])
+
+
+def set_capabilities(keep: frozenset[int] = frozenset(), *, inheritable: bool = False) -> None:
+    """Make permitted and effective exactly ``keep``, inheritable and ambient empty (capset(2))."""
+    mask = sum(1 << capability for capability in keep)
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    inherit = (low, high) if inheritable else (0, 0)
+    header = struct.pack("=II", _LINUX_CAPABILITY_VERSION_3, 0)
+    data = struct.pack("=6I", low, low, inherit[0], high, high, inherit[1])
+    libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    libc.syscall(
+        libc.syscall_number("capset"), ctypes.create_string_buffer(header), ctypes.create_string_buffer(data)
+    )
+
+
+def limit_bounding_set(keep: frozenset[int] = frozenset()) -> None:
+    """Drop every capability but ``keep`` from the bounding set, up to the last one that this kernel knows."""
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+    for capability in range(last + 1):
+        if capability not in keep and libc.prctl(_PR_CAPBSET_READ, capability) == 1:
+            libc.prctl(_PR_CAPBSET_DROP, capability)
+
+
+def lock_securebits() -> None:
+    """Root regains nothing by exec or by changing uids, and nobody can change that (capabilities(7))."""
+    locked = (
+        prctl.SECBIT_NOROOT
+        | prctl.SECBIT_NOROOT_LOCKED
+        | prctl.SECBIT_NO_SETUID_FIXUP
+        | prctl.SECBIT_NO_SETUID_FIXUP_LOCKED
+        | prctl.SECBIT_KEEP_CAPS_LOCKED
+    )
+    prctl.set_securebits(locked)
+
+
+def become(uid: int, gid: int) -> None:
+    """Become an unprivileged user for good: no supplementary groups, no capability, no way back.
+
+    ``OSError(EPERM)`` when the caller is not privileged and asks for somebody else.
+    """
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    elif (os.getresuid(), os.getresgid()) != ((uid,) * 3, (gid,) * 3):
+        raise PermissionError(1, f"cannot become uid {uid}")
+    set_capabilities()
+
+
+def become_keeping_capabilities(uid: int, gid: int) -> None:
+    """Change uid and gid as a privileged process and keep the permitted capabilities.
+
+    Used between leaving host root and entering a user namespace: ``unshare(CLONE_NEWUSER)`` is refused to
+    processes without CAP_SYS_ADMIN where a distribution restricts it, and the new namespace must belong to
+    the workload's uid, not to root.
+    """
+    if (os.getresuid(), os.getresgid()) == ((uid,) * 3, (gid,) * 3):
+        return
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    prctl.set_keepcaps(1)
+    os.setresuid(uid, uid, uid)
+    prctl.set_keepcaps(0)
+    set_capabilities(frozenset({CAP_SYS_ADMIN, CAP_SETUID, CAP_SETGID}))
+
+
+@contextmanager
+def file_access_as(uid: int, gid: int) -> Iterator[None]:
+    """Within the block this thread opens and creates files as ``uid:gid`` (setfsuid(2), setfsgid(2)).
+
+    The kernel takes the file capabilities (CAP_DAC_OVERRIDE and its kin) out of the effective set when the
+    file-system uid leaves 0, so a path is reached exactly when that user could reach it.
+    """
+    fsuid, fsgid = libc.syscall_number("setfsuid"), libc.syscall_number("setfsgid")
+    if os.geteuid() != 0 or uid == 0:
+        yield
+        return
+    libc.syscall(fsgid, gid)
+    libc.syscall(fsuid, uid)
+    try:
+        yield
+    finally:
+        libc.syscall(fsuid, 0)
+        libc.syscall(fsgid, 0)

@@ -1,0 +1,278 @@
+"""Profile and host facts → plan. Pure: the same values give the same plan."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from nsharness.errors import NsharnessError
+from nsharness.plan.facts import CA_BUNDLES, ETC_ENTRIES, SYSTEM_DIRECTORIES, HostFacts
+from nsharness.plan.steps import (
+    Bind,
+    Cover,
+    Device,
+    Devpts,
+    Directory,
+    File,
+    Mask,
+    Plan,
+    Proc,
+    ReadOnly,
+    Step,
+    Symlink,
+    Tmpfs,
+)
+
+MIB: Final = 1 << 20
+
+CA_FILE: Final = "/etc/nsharness/ca.pem"
+"""The run's certificate authority alone, for clients that add to their own bundle (Node, Deno)."""
+CA_BUNDLE: Final = "/etc/nsharness/ca-bundle.pem"
+"""The host's trusted certificates and the run's authority, for clients that take one file."""
+
+# runc and crun mask and protect the same entries: they leak host state or act on the host.
+_MASKED_PROC: Final = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+)
+_READ_ONLY_PROC: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+_DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
+
+_NEVER_SHARED: Final = ("/", "/proc", "/sys", "/dev", "/run", "/etc", "/boot", "/root", "/var", "/home")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What one sandbox is to be; everything not named here is absent from it."""
+
+    sandbox: str
+    uid: int
+    gid: int
+    user: str
+    home: str
+    nameserver: str
+    proxy_url: str
+    ca_pem: str = ""
+    cwd: str = "/tmp"
+    workspace: str | None = None
+    read_only: tuple[str, ...] = ()
+    read_write: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    tmp_size: int = 1024 * MIB
+
+
+def compose(request: Request, facts: HostFacts) -> Plan:
+    """The whole plan. ``NsharnessError`` for a path that must not, or cannot, be shared."""
+    home = _home(request.home)
+    steps: list[Step] = [
+        *_system(facts),
+        *_etc(request, facts, home),
+        Directory("/proc"),
+        Proc(),
+        *(Mask(path) for path in _MASKED_PROC),
+        *(ReadOnly(path) for path in _READ_ONLY_PROC),
+        *_dev(),
+        *_private(request, home),
+        *_shared(request, facts, home),
+        ReadOnly("/"),
+    ]
+    return Plan(
+        sandbox=request.sandbox,
+        hostname=request.sandbox[:63],
+        uid=request.uid,
+        gid=request.gid,
+        cwd=request.workspace or request.cwd,
+        environment=_environment(request, home),
+        steps=tuple(steps),
+    )
+
+
+def _home(home: str) -> str:
+    """The person's own home path, empty in the sandbox; one of the system's own directories is not used."""
+    clean = posixpath.normpath(home)
+    unusable = not clean.startswith("/") or clean in ("/", "/root") or _within(clean, *SYSTEM_DIRECTORIES)
+    return "/home/agent" if unusable or _within(clean, "/proc", "/dev", "/etc", "/nonexistent") else clean
+
+
+def _within(path: str, *tops: str) -> bool:
+    return any(path == top or path.startswith(top + "/") for top in tops)
+
+
+def _system(facts: HostFacts) -> list[Step]:
+    steps: list[Step] = []
+    for path in SYSTEM_DIRECTORIES:
+        kind = facts.kind(path)
+        if kind == "symlink":
+            steps.append(Symlink(path, facts.entries[path].target))
+        elif kind == "directory":
+            steps += [Directory(path), Bind(path, path)]
+    return steps
+
+
+def _etc(request: Request, facts: HostFacts, home: str) -> list[Step]:
+    steps: list[Step] = [
+        Directory("/etc"),
+        File("/etc/passwd", _passwd(request, home)),
+        File("/etc/group", f"{request.user}:x:{request.gid}:\nnogroup:x:65534:\n"),
+        File("/etc/hosts", f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {request.sandbox[:63]}\n"),
+        File("/etc/hostname", request.sandbox[:63] + "\n"),
+        File("/etc/resolv.conf", f"nameserver {request.nameserver}\noptions timeout:2 attempts:2\n"),
+        File("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n"),
+        Directory("/etc/nsharness"),
+    ]
+    made = {"/etc"}
+    for path in ETC_ENTRIES:
+        kind = facts.kind(path)
+        if kind is None:
+            continue
+        steps += [Directory(parent) for parent in _parents(path, made)]
+        if kind == "symlink":
+            steps.append(Symlink(path, facts.entries[path].target))
+        elif kind == "directory":
+            steps += [Directory(path), Bind(path, path)]
+        else:
+            steps += [File(path, ""), Bind(path, path)]
+    if request.ca_pem:
+        bundle = facts.ca_bundle.rstrip("\n") + "\n" + request.ca_pem
+        steps += [File(CA_FILE, request.ca_pem), File(CA_BUNDLE, bundle)]
+        for path in CA_BUNDLES:
+            kind = facts.kind(path)
+            if any(_within(path, bound) and facts.kind(bound) == "directory" for bound in ETC_ENTRIES):
+                # In a bind of the host's directory nothing can be made, only covered; a symlink there
+                # leads to another of these paths.
+                steps += [Cover(path, CA_BUNDLE)] if kind == "file" else []
+            elif kind is not None:
+                steps += [*(Directory(parent) for parent in _parents(path, made)), File(path, bundle)]
+    return steps
+
+
+def _passwd(request: Request, home: str) -> str:
+    return (
+        f"{request.user}:x:{request.uid}:{request.gid}::{home}:/bin/bash\n"
+        "nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n"
+    )
+
+
+def _parents(path: str, made: set[str]) -> list[str]:
+    """The directories above ``path`` that are not there yet, outermost first; they count as made then."""
+    missing = []
+    parent = posixpath.dirname(path)
+    while parent not in made and parent != "/":
+        missing.append(parent)
+        parent = posixpath.dirname(parent)
+    made.update(missing)
+    return missing[::-1]
+
+
+def _dev() -> list[Step]:
+    return [
+        Directory("/dev"),
+        *(Device(path) for path in _DEVICES),
+        Symlink("/dev/fd", "/proc/self/fd"),
+        Symlink("/dev/stdin", "/proc/self/fd/0"),
+        Symlink("/dev/stdout", "/proc/self/fd/1"),
+        Symlink("/dev/stderr", "/proc/self/fd/2"),
+        Directory("/dev/pts"),
+        Devpts(),
+        Symlink("/dev/ptmx", "pts/ptmx"),
+        Directory("/dev/shm"),
+        Tmpfs("/dev/shm", size=256 * MIB, mode=0o1777, noexec=True),
+    ]
+
+
+def _private(request: Request, home: str) -> list[Step]:
+    steps: list[Step] = [
+        Directory("/tmp"),
+        Tmpfs("/tmp", size=request.tmp_size, mode=0o1777),
+        Directory("/var"),
+        Directory("/var/tmp"),
+        Tmpfs("/var/tmp", size=request.tmp_size, mode=0o1777),
+        Directory("/run"),
+        Tmpfs("/run", size=64 * MIB),
+    ]
+    if not _within(home, "/tmp", "/var/tmp", "/run"):
+        made = {"/tmp", "/var", "/run"}
+        steps += [Directory(parent) for parent in _parents(home, made)]
+        steps += [Directory(home)]
+    steps.append(Tmpfs(home, size=request.tmp_size, mode=0o700))
+    return steps
+
+
+def _shared(request: Request, facts: HostFacts, home: str) -> list[Step]:
+    """The paths that the profile names, outer ones first so that an inner one is not covered."""
+    writable_paths = [*request.read_write, *([request.workspace] if request.workspace else [])]
+    wanted = [(path, False) for path in request.read_only] + [(path, True) for path in writable_paths]
+    steps: list[Step] = []
+    made = {"/tmp", "/var", "/var/tmp", "/run", "/etc", *SYSTEM_DIRECTORIES, home}
+    bound: list[str] = []
+    for path, writable in sorted(set(wanted)):
+        clean = posixpath.normpath(path)
+        if clean != path or not path.startswith("/"):
+            raise NsharnessError(
+                f"cannot share {path!r}", why="it is no absolute, normal path", hint="write it out in full"
+            )
+        if path in _NEVER_SHARED or _within(path, "/proc", "/sys", "/dev"):
+            raise NsharnessError(
+                f"cannot share {path!r}",
+                why="it belongs to the system, or holds more than a workload may see",
+                hint="name a directory inside it",
+            )
+        if writable and _within(path, *SYSTEM_DIRECTORIES, "/etc", "/boot"):
+            raise NsharnessError(
+                f"cannot share {path!r} writable", why="it is a system path", hint="share it read-only"
+            )
+        kind = facts.kind(path)
+        if kind is None or kind == "symlink":
+            what = "a symbolic link" if kind else "absent, or not yours to read"
+            raise NsharnessError(f"cannot share {path!r}", why=f"it is {what}", hint="name a real path")
+        if not any(_within(path, outer) for outer in bound):
+            steps += [Directory(parent, owned=_within(parent, home)) for parent in _parents(path, made)]
+            steps.append(Directory(path) if kind == "directory" else File(path, ""))
+            made.add(path)
+        steps.append(Bind(path, path, writable=writable))
+        bound.append(path)
+    return steps
+
+
+def _environment(request: Request, home: str) -> dict[str, str]:
+    """Built from nothing: no variable of the caller is handed on unless the profile names it."""
+    environment = {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": home,
+        "USER": request.user,
+        "LOGNAME": request.user,
+        "SHELL": "/bin/bash",
+        "LANG": "C.UTF-8",
+        "TERM": "dumb",
+        "TMPDIR": "/tmp",
+    }
+    # curl reads only the lower-case http_proxy, others only the upper-case form.
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        environment[name] = environment[name.upper()] = request.proxy_url
+    environment["no_proxy"] = environment["NO_PROXY"] = "localhost,127.0.0.1,::1"
+    environment["NODE_USE_ENV_PROXY"] = "1"
+    if request.ca_pem:
+        for name in (
+            "SSL_CERT_FILE",
+            "CURL_CA_BUNDLE",
+            "REQUESTS_CA_BUNDLE",
+            "PIP_CERT",
+            "GIT_SSL_CAINFO",
+            "AWS_CA_BUNDLE",
+            "CARGO_HTTP_CAINFO",
+            "npm_config_cafile",
+        ):
+            environment[name] = CA_BUNDLE
+        environment["NODE_EXTRA_CA_CERTS"] = environment["DENO_CERT"] = CA_FILE
+    return {**environment, **request.environment}

@@ -1,0 +1,90 @@
+"""What a plan must know of the host: gathered once, so that composing a plan needs no file system."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+type Kind = Literal["directory", "file", "symlink"]
+
+SYSTEM_DIRECTORIES: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix", "/gnu")
+"""Where programs and libraries live; nothing of a person's is in them."""
+
+ETC_ENTRIES: Final = (
+    "/etc/alternatives",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/localtime",
+    "/etc/mime.types",
+    "/etc/protocols",
+    "/etc/services",
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
+    "/etc/pki/tls/certs",
+    "/etc/pki/tls/openssl.cnf",
+    "/etc/pki/ca-trust/extracted",
+    "/etc/ca-certificates.conf",
+    "/etc/crypto-policies",
+    "/etc/terminfo",
+    "/etc/gai.conf",
+)
+"""The files of ``/etc`` that programs need and that hold nothing private."""
+
+CA_BUNDLES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+"""Where distributions keep the bundle of trusted certificates (Debian, Fedora, SUSE, Alpine)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one path of the host is; ``target`` is where a symlink points, as it is written there."""
+
+    kind: Kind
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """The host's entries that a plan may name, and the certificates that the host trusts."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    ca_bundle: str = ""
+
+    def kind(self, path: str) -> Kind | None:
+        """What is at ``path``, None when nothing is or when it was not asked for."""
+        entry = self.entries.get(path)
+        return entry.kind if entry else None
+
+
+def gather(extra: Iterable[str] = ()) -> HostFacts:
+    """Look at the system directories, ``/etc``'s harmless part and the ``extra`` paths.
+
+    An extra path is resolved once, here; what the plan shows is what will be mounted.
+    """
+    entries: dict[str, Entry] = {}
+    for path in (*SYSTEM_DIRECTORIES, *ETC_ENTRIES, *CA_BUNDLES, *extra):
+        entry = _look(path)
+        if entry is not None:
+            entries[path] = entry
+    bundle = next((path for path in CA_BUNDLES if Path(path).is_file()), None)
+    return HostFacts(entries, Path(bundle).read_text(encoding="utf-8") if bundle else "")
+
+
+def _look(path: str) -> Entry | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    if stat.S_ISLNK(status.st_mode):
+        return Entry("symlink", str(Path(path).readlink()))
+    return Entry("directory" if stat.S_ISDIR(status.st_mode) else "file")

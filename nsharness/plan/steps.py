@@ -1,0 +1,186 @@
+"""The steps that make a sandbox's file system, and the plan that lists them.
+
+Each step is a frozen value that can describe itself; ``nsharness.sandbox.assemble`` carries them out in the
+order in which they stand, and does nothing else. Paths are absolute and as the workload will see them;
+``source`` is a path on the host.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """A directory to mount on or to hold others; ``owned`` ones belong to the workload."""
+
+    path: str
+    owned: bool = False
+
+    def describe(self) -> str:
+        return f"directory  {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Symlink:
+    """A symbolic link of the root file system."""
+
+    path: str
+    target: str
+
+    def describe(self) -> str:
+        return f"symlink    {self.path} -> {self.target}"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A small read-only file with the given text."""
+
+    path: str
+    content: str
+    mode: int = 0o444
+
+    def describe(self) -> str:
+        return f"file       {self.path} ({len(self.content)} characters)"
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A file or directory of the host, with all mounts below it; read-only unless ``writable``.
+
+    Set-user-id bits and device files never work through it.
+    """
+
+    source: str
+    path: str
+    writable: bool = False
+    noexec: bool = False
+
+    def describe(self) -> str:
+        access = "read-write" if self.writable else "read-only"
+        origin = "" if self.source == self.path else f" from {self.source}"
+        return f"bind       {self.path}{origin} ({access})"
+
+
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """Put the file ``by``, one of the sandbox's own, over the file at ``path``, which lies in a bind."""
+
+    path: str
+    by: str
+
+    def describe(self) -> str:
+        return f"cover      {self.path} by {self.by}"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device node of the host's ``/dev`` (a workload cannot make its own)."""
+
+    path: str
+
+    def describe(self) -> str:
+        return f"device     {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tmpfs:
+    """A private file system in memory that belongs to the workload; ``size`` in bytes."""
+
+    path: str
+    size: int
+    mode: int = 0o755
+    noexec: bool = False
+
+    def describe(self) -> str:
+        return f"tmpfs      {self.path} ({self.size >> 20} MiB)"
+
+
+@dataclass(frozen=True, slots=True)
+class Proc:
+    """A fresh procfs that shows only the sandbox's own processes."""
+
+    path: str = "/proc"
+
+    def describe(self) -> str:
+        return f"proc       {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Devpts:
+    """Pseudo-terminals of the sandbox's own."""
+
+    path: str = "/dev/pts"
+
+    def describe(self) -> str:
+        return f"devpts     {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Hide what is at ``path``, if anything is: a file reads as empty, a directory is empty and read-only."""
+
+    path: str
+
+    def describe(self) -> str:
+        return f"mask       {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOnly:
+    """Make what is at ``path``, if anything is, read-only from here on."""
+
+    path: str
+
+    def describe(self) -> str:
+        return f"read-only  {self.path}"
+
+
+type Step = Directory | Symlink | File | Bind | Cover | Device | Tmpfs | Proc | Devpts | Mask | ReadOnly
+
+_KINDS: Final[dict[str, type[Any]]] = {
+    kind.__name__.lower(): kind
+    for kind in (Directory, Symlink, File, Bind, Cover, Device, Tmpfs, Proc, Devpts, Mask, ReadOnly)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that decides what one sandbox is, but for its network, which is the same for all."""
+
+    sandbox: str
+    hostname: str
+    uid: int
+    gid: int
+    cwd: str
+    environment: Mapping[str, str]
+    steps: tuple[Step, ...]
+
+    def describe(self) -> str:
+        """One line a step, in the order in which they are carried out."""
+        head = [
+            f"sandbox    {self.sandbox} (uid {self.uid}, gid {self.gid}, cwd {self.cwd})",
+            "namespaces user, mount, pid, ipc, uts, cgroup, network",
+            f"hostname   {self.hostname}",
+        ]
+        return "\n".join([*head, *(step.describe() for step in self.steps)])
+
+    def to_json(self) -> str:
+        """The plan as one JSON object; ``from_json`` gives an equal plan back."""
+        record = asdict(self)
+        record["environment"] = dict(self.environment)
+        record["steps"] = [{"step": type(step).__name__.lower(), **asdict(step)} for step in self.steps]
+        return json.dumps(record, indent=None, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Plan:
+        """Read what ``to_json`` wrote; ``ValueError``, ``KeyError`` or ``TypeError`` for anything else."""
+        record = json.loads(text)
+        steps = []
+        for item in record.pop("steps"):
+            kind = _KINDS[item.pop("step")]
+            steps.append(kind(**item))
+        return cls(steps=tuple(steps), **record)

@@ -1,0 +1,216 @@
+"""Carry out a plan: the new root, step by step, in the mount namespace of the calling process.
+
+Runs in the process that becomes PID 1, before it gives up its privileges. Sources on the host are opened
+first, with the workload's own rights and before anything is covered; targets are resolved without following
+any symbolic link (openat2(2)), so that nothing inside a shared directory can redirect a mount.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from pathlib import Path
+from typing import Final
+
+from nsharness.linux import libc, mounts
+from nsharness.linux.fds import close_all
+from nsharness.linux.process import file_access_as
+from nsharness.plan.steps import (
+    Bind,
+    Cover,
+    Device,
+    Devpts,
+    Directory,
+    File,
+    Mask,
+    Plan,
+    Proc,
+    ReadOnly,
+    Step,
+    Symlink,
+    Tmpfs,
+)
+
+_BASE: Final = "/tmp"  # Any directory that every host has; it is covered, and left behind with the old root.
+_ROOT_SIZE: Final = 16 << 20
+_SYS_OPENAT2: Final = 437
+_RESOLVE_NO_SYMLINKS: Final = 0x04
+_RESOLVE_BENEATH: Final = 0x08
+_NOSUID_NODEV: Final = mounts.MS_NOSUID | mounts.MS_NODEV
+
+
+class StepFailedError(OSError):
+    """A step that the kernel refused; the text names the step."""
+
+
+def assemble(plan: Plan) -> int:
+    """Make ``/`` what the plan says. Returns a descriptor of an unprotected procfs, close-on-exec.
+
+    The descriptor is how the caller still reaches ``/proc/sys/user`` of the user namespace that it enters
+    next; it must be closed before any workload starts.
+    """
+    trees = _open_sources(plan)
+    try:
+        libc.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
+        options = f"mode=0755,size={_ROOT_SIZE}"
+        libc.mount("nsharness", _BASE, "tmpfs", _NOSUID_NODEV, options)
+        base = os.open(_BASE, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        procfs = -1
+        for index, step in enumerate(plan.steps):
+            try:
+                if isinstance(step, Proc):
+                    procfs = _proc(base, step)
+                else:
+                    _carry_out(step, base, plan, trees.get(index, -1))
+            except OSError as error:
+                raise StepFailedError(error.errno, f"{step.describe()}: {error.strerror}") from error
+        os.close(base)
+        mounts.pivot_root(_BASE)
+        return procfs
+    finally:
+        close_all(trees.values())
+
+
+def _open_sources(plan: Plan) -> dict[int, int]:
+    """A detached clone of every mount source, by the step's number in the plan."""
+    trees: dict[int, int] = {}
+    for index, step in enumerate(plan.steps):
+        if not isinstance(step, Bind | Device):
+            continue
+        source = step.path if isinstance(step, Device) else step.source
+        try:
+            with file_access_as(plan.uid, plan.gid):
+                place = os.open(source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                trees[index] = mounts.clone_tree(place)
+            finally:
+                os.close(place)
+        except OSError as error:
+            close_all(trees.values())
+            raise StepFailedError(error.errno, f"{step.describe()}: {error.strerror}") from error
+    return trees
+
+
+def _carry_out(step: Step, base: int, plan: Plan, tree: int) -> None:
+    match step:
+        case Directory(path, owned):
+            _directory(path, plan if owned else None)
+        case Symlink(path, target):
+            Path(_BASE + path).symlink_to(target)
+        case File(path, content, mode):
+            _file(path, content, mode)
+        case Bind(_, path, writable, noexec):
+            mounts.set_attributes(tree, read_only=not writable, noexec=noexec)
+            _attach(tree, base, path)
+        case Cover(path, by):
+            _cover(base, path, by)
+        case Device(path):
+            mounts.set_attributes(tree, read_only=False, nodev=False, noexec=True)
+            _file(path, "", 0o666)
+            _attach(tree, base, path)
+        case Tmpfs(path, size, mode, noexec):
+            flags = _NOSUID_NODEV | (mounts.MS_NOEXEC if noexec else 0)
+            options = f"mode={mode:o},size={size},uid={plan.uid},gid={plan.gid}"
+            libc.mount("tmpfs", _place(base, path), "tmpfs", flags, options)
+        case Devpts(path):
+            flags = mounts.MS_NOSUID | mounts.MS_NOEXEC
+            libc.mount("devpts", _place(base, path), "devpts", flags, "newinstance,ptmxmode=0666,mode=0620")
+        case Mask(path):
+            _mask(path)
+        case ReadOnly(path):
+            _read_only(base, path)
+        case Proc():
+            raise AssertionError("handled by the caller")
+
+
+def _directory(path: str, owner: Plan | None) -> None:
+    # A directory that a bind brought along is as good as one of ours.
+    if owner is None:
+        Path(_BASE + path).mkdir(exist_ok=True)
+    else:
+        with file_access_as(owner.uid, owner.gid):
+            Path(_BASE + path).mkdir(exist_ok=True)
+
+
+def _file(path: str, content: str, mode: int) -> None:
+    target = Path(_BASE + path)
+    if target.exists() and not content:
+        return
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(target, flags, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(content)
+        os.fchmod(descriptor, mode)
+
+
+def _cover(base: int, path: str, by: str) -> None:
+    own = os.open(_BASE + by, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        tree = mounts.clone_tree(own)
+    finally:
+        os.close(own)
+    try:
+        mounts.set_attributes(tree, read_only=True, noexec=True)
+        _attach(tree, base, path)
+    finally:
+        os.close(tree)
+
+
+def _proc(base: int, step: Proc) -> int:
+    """Mount a procfs and keep an unprotected view of it that is attached nowhere."""
+    flags = _NOSUID_NODEV | mounts.MS_NOEXEC
+    libc.mount("proc", _place(base, step.path), "proc", flags)
+    place = os.open(_BASE + step.path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return mounts.clone_tree(place)
+    finally:
+        os.close(place)
+
+
+def _mask(path: str) -> None:
+    target = _BASE + path
+    if not os.path.lexists(target):
+        return
+    if Path(target).is_dir():
+        libc.mount("tmpfs", target, "tmpfs", _NOSUID_NODEV | mounts.MS_NOEXEC | mounts.MS_RDONLY, "size=0")
+    else:
+        libc.mount("/dev/null", target, None, mounts.MS_BIND)
+
+
+def _read_only(base: int, path: str) -> None:
+    if path == "/":
+        mounts.remount_read_only(_BASE)
+        return
+    target = _BASE + path
+    if not os.path.lexists(target):
+        return
+    place = os.open(target, os.O_PATH | os.O_CLOEXEC)
+    tree = mounts.clone_tree(place)
+    os.close(place)
+    try:
+        mounts.set_attributes(tree, read_only=True, noexec=True)
+        _attach(tree, base, path)
+    finally:
+        os.close(tree)
+
+
+def _attach(tree: int, base: int, path: str) -> None:
+    place = _open_beneath(base, path)
+    try:
+        mounts.attach_at(tree, place)
+    finally:
+        os.close(place)
+
+
+def _place(base: int, path: str) -> str:
+    """A path for mount(2) that names exactly the directory found without following symlinks."""
+    os.close(_open_beneath(base, path))
+    return _BASE + path
+
+
+def _open_beneath(base: int, path: str) -> int:
+    flags = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW
+    how = struct.pack("=QQQ", flags, 0, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS)
+    name = ctypes.c_char_p(os.fsencode(path.lstrip("/")))
+    return libc.syscall(_SYS_OPENAT2, base, name, ctypes.create_string_buffer(how, len(how)), len(how))

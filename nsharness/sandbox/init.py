@@ -1,0 +1,189 @@
+"""PID 1 of a sandbox: makes the file system, gives up everything, then spawns, signals and reaps.
+
+It is a fork of the zygote without an exec, because set-up needs capabilities that an exec as an ordinary
+user would drop; all it needs is imported before the root changes. The workload shares its uid but can
+neither signal it (it is the init of a pid namespace, pid_namespaces(7)) nor look into it (undumpable).
+
+Requests on the control socket::
+
+    {"op": "spawn", "id", "argv", "env", "cwd"} + descriptors 0, 1, 2 and further ones   → spawned | failed
+    {"op": "signal", "id", "signal", "scope": "process" | "group"}
+    {"op": "groups", "id"}                                    → {"event": "groups", "groups": […]}
+    {"op": "kill-groups", "id", "keep": […]}                  (every process group of that session but these)
+
+and ``{"event": "exit", "id", "status"}`` whenever a spawned process has ended, status as
+``os.waitstatus_to_exitcode`` gives it. End-of-file on the control socket, or on the zygote's lifeline, ends
+PID 1, and the kernel ends every other process of the pid namespace with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+from pathlib import Path
+from typing import Any, Final
+
+from nsharness.linux import fds, libc, process, userns
+from nsharness.plan.steps import Plan
+from nsharness.sandbox import spawn
+from nsharness.sandbox.assemble import StepFailedError, assemble
+from nsharness.sandbox.report import describe
+
+_KEYCTL_JOIN_SESSION_KEYRING: Final = 1
+
+
+def main(plan_descriptor: int, control: int, status: int, lifeline: int) -> None:
+    """Everything from the fork on; never returns."""
+    code = 1
+    try:
+        spawn.close_all_but(0, 1, 2, plan_descriptor, control, status, lifeline)
+        spawn.point_standard_streams_at_null()
+        os.setsid()
+        plan = Plan.from_json(fds.read_all(plan_descriptor))
+        os.close(plan_descriptor)
+        confine(plan)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        serving = Init(socket.socket(fileno=control), lifeline, plan)
+        fds.write_all(status, b"ready\n")
+        os.close(status)
+        serving.run()
+        code = 0
+    except BaseException as error:  # noqa: BLE001 - nothing may get past os._exit
+        with contextlib.suppress(OSError):
+            fds.write_all(status, json.dumps(describe(error)).encode() + b"\n")
+    finally:
+        os._exit(code)
+
+
+def confine(plan: Plan) -> None:
+    """Apply the plan, enter the workload's user namespace and give up every privilege for good."""
+    procfs = assemble(plan)
+    socket.sethostname(plan.hostname)
+    process.become_keeping_capabilities(plan.uid, plan.gid)
+    process.make_dumpable()
+    try:
+        userns.enter_new()
+        userns.forbid_nested(procfs)
+    except OSError as error:
+        raise StepFailedError(error.errno, f"the workload's user namespace: {error.strerror}") from error
+    finally:
+        os.close(procfs)
+    # The caller's keyring may hold keys (Kerberos, fscrypt): have an empty one of our own. Kernels without
+    # keyrings have nothing to leave behind.
+    with contextlib.suppress(OSError):
+        libc.syscall(libc.syscall_number("keyctl"), _KEYCTL_JOIN_SESSION_KEYRING, None)
+    process.limit_bounding_set()
+    process.lock_securebits()
+    process.set_no_new_privs()
+    process.set_capabilities()
+    process.make_undumpable()
+    process.set_title("nsharness-init")
+    os.umask(0o022)
+
+
+class Init:
+    """The request loop of PID 1."""
+
+    def __init__(self, control: socket.socket, lifeline: int, plan: Plan) -> None:
+        self._control = control
+        self._lifeline = lifeline
+        self._plan = plan
+        self._children: dict[int, str] = {}
+
+    def run(self) -> None:
+        """Serve until the supervisor or the zygote is gone."""
+        wakeup_read, wakeup_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
+        with selectors.DefaultSelector() as selector:
+            for source in (self._control, self._lifeline, wakeup_read):
+                selector.register(source, selectors.EVENT_READ)
+            while True:
+                ready = {key.fd for key, _ in selector.select()}
+                if self._lifeline in ready:
+                    return
+                if wakeup_read in ready:
+                    os.read(wakeup_read, 4096)
+                    self._reap()
+                if self._control.fileno() in ready:
+                    message, descriptors = fds.receive(self._control)
+                    if message is None:
+                        return
+                    try:
+                        self._answer(message, descriptors)
+                    finally:
+                        fds.close_all(descriptors)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            identifier = self._children.pop(pid, None)
+            if identifier is not None:
+                self._send({"event": "exit", "id": identifier, "status": os.waitstatus_to_exitcode(status)})
+
+    def _answer(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        identifier = str(message.get("id", ""))
+        tag = str(message.get("tag", ""))
+        match message.get("op"):
+            case "spawn":
+                self._spawn(identifier, tag, message, descriptors)
+            case "signal":
+                self._signal(identifier, int(message["signal"]), group=message.get("scope") == "group")
+            case "groups":
+                self._send({"event": "groups", "reply_to": tag, "groups": self._groups(identifier)})
+            case "kill-groups":
+                for group in self._groups(identifier):
+                    if group not in message["keep"]:
+                        _kill(-group, signal.SIGKILL)
+
+    def _spawn(self, identifier: str, tag: str, message: dict[str, Any], descriptors: list[int]) -> None:
+        environment = {**self._plan.environment, **message.get("env", {})}
+        cwd = message.get("cwd") or self._plan.cwd
+        try:
+            pid = spawn.spawn(message["argv"], environment, cwd, descriptors)
+        except OSError as error:
+            why = f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}"
+            self._send({"event": "failed", "reply_to": tag, "errno": error.errno or 0, "why": why})
+            return
+        self._children[pid] = identifier
+        self._send({"event": "spawned", "reply_to": tag, "pid": pid})
+
+    def _pid(self, identifier: str) -> int | None:
+        return next((pid for pid, owner in self._children.items() if owner == identifier), None)
+
+    def _signal(self, identifier: str, number: int, *, group: bool) -> None:
+        pid = self._pid(identifier)
+        if pid is not None:
+            _kill(-pid if group else pid, number)
+
+    def _groups(self, identifier: str) -> list[int]:
+        """The process groups of that process's session, its own excepted."""
+        leader = self._pid(identifier)
+        if leader is None:
+            return []
+        groups = set()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError, ValueError):
+                    # After the command name, which may hold anything: state, ppid, pgrp, session.
+                    fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+                    if int(fields[3]) == leader and int(fields[2]) != leader:
+                        groups.add(int(fields[2]))
+        return sorted(groups)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):
+            fds.send(self._control, message)
+
+
+def _kill(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)

@@ -1,0 +1,90 @@
+"""Fork and exec inside the sandbox, with exactly the descriptors that were handed over."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from nsharness.linux import libc
+
+_SYS_CLOSE_RANGE: Final = 436
+_MAX_DESCRIPTOR: Final = 0x7FFF_FFFF
+
+
+def spawn(argv: Sequence[str], environment: Mapping[str, str], cwd: str, descriptors: Sequence[int]) -> int:
+    """Start a program in a session of its own; ``descriptors`` become 0, 1, 2, … there. Returns its pid.
+
+    Missing ones among the first three are ``/dev/null``. ``OSError`` with the errno of the failing step when
+    the program could not be started: nothing is left then.
+    """
+    report_read, report_write = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        _child(argv, environment, cwd, descriptors, report_write)
+    os.close(report_write)
+    with os.fdopen(report_read, "rb") as stream:
+        report = stream.read()
+    if report:
+        os.waitpid(pid, 0)
+        number = int(report)
+        raise OSError(number, os.strerror(number), argv[0] if number else None)
+    return pid
+
+
+def _child(
+    argv: Sequence[str], environment: Mapping[str, str], cwd: str, descriptors: Sequence[int], report: int
+) -> None:
+    """Between fork and exec; never returns."""
+    try:
+        signal.set_wakeup_fd(-1)
+        os.setsid()
+        report = _arrange(descriptors, report)
+        # Python ignores these two; a program expects the defaults.
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        os.chdir(cwd)
+        os.execvpe(argv[0], list(argv), dict(environment))  # noqa: S606
+    except OSError as error:
+        os.write(report, str(error.errno or 1).encode())
+    except BaseException:  # noqa: BLE001 - nothing may get past os._exit
+        os.write(report, b"22")
+    finally:
+        os._exit(127)
+
+
+def _arrange(descriptors: Sequence[int], report: int) -> int:
+    """Put the descriptors in their places and close everything else; returns where the report pipe is now."""
+    wanted = list(descriptors)
+    while len(wanted) < 3:
+        wanted.append(os.open(os.devnull, os.O_RDWR))
+    # First all out of the way, then each into its place: no order of numbers can overwrite one.
+    floor = max([len(wanted), report, *wanted]) + 1
+    high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, floor) for descriptor in wanted]
+    report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, floor)
+    for place, descriptor in enumerate(high):
+        os.dup2(descriptor, place, inheritable=True)
+    close_all_but(*range(len(wanted)), report)
+    return report
+
+
+def close_all_but(*keep: int) -> None:
+    """Close every other descriptor of this process (close_range(2))."""
+    start = 0
+    for descriptor in [*sorted(set(keep)), _MAX_DESCRIPTOR + 1]:
+        if descriptor > start:
+            libc.syscall(_SYS_CLOSE_RANGE, start, descriptor - 1, 0)
+        start = descriptor + 1
+
+
+def point_standard_streams_at_null() -> None:
+    """Nothing of the caller's terminal or files stays on descriptors 0 to 2."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for place in range(3):
+        os.dup2(null, place)
+    if null > 2:
+        os.close(null)

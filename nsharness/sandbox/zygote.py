@@ -1,0 +1,205 @@
+"""The zygote: a small single-threaded process that makes gateways and forks sandboxes.
+
+It exists because namespaces can only be entered by a process without threads, because a fork of a large
+process is slow, and because pyroute2 should be imported once. It never sees a credential. Without
+privileges it enters a user namespace of its own first; that one owns every network, mount and pid namespace
+it makes, so that a workload, one user namespace further down, can change none of them.
+
+Requests on the control socket: ``gateway``, ``sandbox``, ``release``. End-of-file there ends the zygote and,
+through the lifeline that every sandbox's PID 1 watches, all its sandboxes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+from typing import Any, Final
+
+from nsharness.errors import NsharnessError
+from nsharness.linux import fds, libc, mounts, process, userns
+from nsharness.linux.probe import USERNS_HINT
+from nsharness.sandbox import gateway, init
+from nsharness.sandbox.report import describe
+
+_KEPT: Final = frozenset(
+    {process.CAP_SYS_ADMIN, process.CAP_NET_ADMIN, process.CAP_SETUID, process.CAP_SETGID}
+)
+_SANDBOX_NAMESPACES: Final = (
+    os.CLONE_NEWNS | os.CLONE_NEWPID | os.CLONE_NEWIPC | os.CLONE_NEWUTS | os.CLONE_NEWCGROUP
+)
+
+
+class Zygote:
+    """The request loop and the gateways that it keeps."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._gateways: dict[int, gateway.Gateway] = {}
+        self._next_gateway = 1
+        # Its writing end is held by this process alone: when the zygote is gone, however it went, every
+        # sandbox sees end-of-file on its copy of the reading end.
+        self._lifeline, self._lifeline_held = os.pipe2(os.O_CLOEXEC)
+
+    def run(self) -> None:
+        """Serve until the supervisor is gone."""
+        wakeup_read, wakeup_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._control, selectors.EVENT_READ)
+            selector.register(wakeup_read, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select():
+                    if key.fileobj is self._control:
+                        message, descriptors = fds.receive(self._control)
+                        if message is None:
+                            return
+                        self._answer(message, descriptors)
+                    else:
+                        os.read(wakeup_read, 4096)
+                self._reap()
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._send({"event": "ended", "pid": pid, "status": os.waitstatus_to_exitcode(status)})
+
+    def _answer(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        tag = str(message.get("tag", ""))
+        try:
+            match message.get("op"):
+                case "gateway":
+                    self._make_gateway(tag)
+                case "sandbox":
+                    self._make_sandbox(tag, int(message["gateway"]), *descriptors)
+                case "release":
+                    made = self._gateways.pop(int(message["gateway"]), None)
+                    if made is not None:
+                        made.close()
+                case unknown:
+                    raise NsharnessError(f"unknown request {unknown!r}")
+        except (OSError, NsharnessError) as error:
+            self._send({"event": "error", "reply_to": tag, **describe(error)})
+        finally:
+            fds.close_all(descriptors)
+
+    def _make_gateway(self, tag: str) -> None:
+        made = gateway.create()
+        number, self._next_gateway = self._next_gateway, self._next_gateway + 1
+        self._send({"event": "gateway", "reply_to": tag, "gateway": number}, made.listeners)
+        # The supervisor has the listeners now; only the namespaces stay here.
+        fds.close_all(made.listeners)
+        self._gateways[number] = gateway.Gateway((), made.gateway_netns, made.sandbox_netns)
+
+    def _make_sandbox(self, tag: str, number: int, plan: int, control: int) -> None:
+        if number not in self._gateways:
+            raise NsharnessError(f"gateway {number} does not exist")
+        status_read, status_write = os.pipe2(os.O_CLOEXEC)
+        intermediate = os.fork()
+        if intermediate == 0:
+            _become_parent_of_init(
+                self._gateways[number].sandbox_netns, plan, control, status_write, self._lifeline
+            )
+        os.close(status_write)
+        with os.fdopen(status_read, "rb") as stream:
+            # Until both writers have closed it: the intermediate process by ending, PID 1 by being ready.
+            report = stream.read().splitlines()
+        os.waitpid(intermediate, 0)
+        pid = next((int(line) for line in report if line.isdigit()), 0)
+        if pid == 0 or b"ready" not in report:
+            raise _failure([line for line in report if not line.isdigit()])
+        # The process cannot be gone for good: nobody but this loop reaps it.
+        pidfd = os.pidfd_open(pid)
+        try:
+            self._send({"event": "sandbox", "reply_to": tag, "pid": pid}, (pidfd,))
+        finally:
+            os.close(pidfd)
+
+    def _send(self, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
+        try:
+            fds.send(self._control, message, descriptors)
+        except OSError:
+            return  # The supervisor is gone; end-of-file follows.
+
+
+def _become_parent_of_init(netns: int, plan: int, control: int, status: int, lifeline: int) -> None:
+    """The intermediate process: enters the namespaces, forks PID 1, ends. Never returns."""
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setns(netns, os.CLONE_NEWNET)
+        os.unshare(_SANDBOX_NAMESPACES)
+        pid = os.fork()
+        if pid == 0:
+            init.main(plan, control, status, lifeline)
+        os.write(status, f"{pid}\n".encode())
+    except BaseException as error:  # noqa: BLE001 - nothing may get past os._exit
+        fds.write_all(status, json.dumps(describe(error)).encode() + b"\n")
+    finally:
+        os._exit(0)
+
+
+def _failure(report: list[bytes]) -> NsharnessError:
+    try:
+        return NsharnessError(**json.loads(report[0]))
+    except (ValueError, TypeError, IndexError):
+        return NsharnessError("cannot build a sandbox", why="its first process ended before it was ready")
+
+
+def prepare() -> None:
+    """Enter the namespaces of the zygote itself and give up what it does not need.
+
+    ``OSError`` when the kernel forbids one of them.
+    """
+    process.become_subreaper()
+    flags = os.CLONE_NEWNS | os.CLONE_NEWNET
+    if os.geteuid() == 0:
+        os.unshare(flags)
+        process.limit_bounding_set(_KEPT)
+        process.set_capabilities(_KEPT)
+    else:
+        userns.enter_new(flags)
+    # A host that unmounts something must not find it pinned here; nothing of ours propagates back.
+    libc.mount(None, "/", None, mounts.MS_REC | mounts.MS_SLAVE)
+
+
+def main() -> int:
+    """``python -I -m nsharness.sandbox.zygote --control-fd N``."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--control-fd", type=int, required=True)
+    control = socket.socket(fileno=parser.parse_args().control_fd)
+    os.set_inheritable(control.fileno(), False)
+    process.set_name("nsharness-zygote")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Terminal signals are the supervisor's business: it ends us by closing the socket.
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        prepare()
+    except OSError as error:
+        report = describe(error)
+        report["what"] = "cannot make namespaces"
+        report["hint"] = USERNS_HINT
+        fds.send(control, {"event": "error", **report})
+        return 1
+    # What is imported by now never changes: keep it out of the collector's way, and so out of the memory
+    # that children would otherwise copy.
+    gc.collect()
+    gc.freeze()
+    fds.send(control, {"event": "ready"})
+    Zygote(control).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

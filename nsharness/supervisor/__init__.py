@@ -1,0 +1,7 @@
+"""Lifetimes: who starts, watches and ends the processes of a run.
+
+``session`` one run: identity, state directory, zygote · ``hub`` the thread that listens to all of them ·
+``child`` how a helper process is started · ``credentials`` the resolver and what it left behind · ``mocks``,
+``proxy``, ``sandbox`` the three context managers · ``shell`` the persistent bash · ``state``, ``control``
+run directories and the way into a running one.
+"""

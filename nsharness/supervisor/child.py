@@ -1,0 +1,75 @@
+"""Start one of our own programs as a helper process.
+
+Isolated mode keeps environment variables, the user's site directory and the working directory out of its
+import path: a hostile working directory must not provide the package that will hold the credentials.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from nsharness.errors import NsharnessError
+
+_ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
+_STDERR_TAIL: Final = 2000
+
+
+class Child:
+    """A running helper. Its standard error is kept in memory for the case that it dies unexpectedly."""
+
+    def __init__(self, module: str, arguments: Sequence[str], descriptors: Sequence[int]) -> None:
+        self.module = module
+        self._stderr = os.memfd_create(f"{module}-stderr", os.MFD_CLOEXEC)
+        # Under sudo no root-owned bytecode may appear in a user's checkout.
+        flags = ["-I", "-B"] if os.geteuid() == 0 else ["-I"]
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, *flags, "-m", module, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._stderr,
+                env=_ENVIRONMENT,
+                cwd="/",
+                pass_fds=tuple(descriptors),
+                start_new_session=True,
+            )
+        except OSError as error:
+            os.close(self._stderr)
+            raise NsharnessError(f"cannot start {module}", why=error.strerror or str(error)) from error
+        self.pid = self._process.pid
+        self.pidfd = os.pidfd_open(self.pid)
+
+    def poll(self) -> int | None:
+        """Its exit status once it has ended, as ``subprocess`` gives it."""
+        return self._process.poll()
+
+    def wait(self, timeout: float) -> int:
+        """Wait for its end; ``subprocess.TimeoutExpired`` after ``timeout`` seconds."""
+        return self._process.wait(timeout)
+
+    def complaint(self) -> str:
+        """The last line it wrote to standard error: the cause, when it ended by a bug."""
+        size = os.fstat(self._stderr).st_size
+        tail = os.pread(self._stderr, _STDERR_TAIL, max(0, size - _STDERR_TAIL))
+        lines = tail.decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+    def end(self, grace: float = 2.0) -> None:
+        """Wait up to ``grace`` seconds for it to end by itself, then kill it. Idempotent."""
+        if self._stderr < 0:
+            return
+        try:
+            self._process.wait(grace)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            self._process.wait()
+        os.close(self.pidfd)
+        os.close(self._stderr)
+        self._stderr = -1

@@ -1,0 +1,194 @@
+"""The way into a running run: a socket in its state directory, for ``ps``, ``stop`` and ``enter``.
+
+Requests: ``status``, ``stop``, and ``spawn`` with the descriptors 0, 1, 2 of the new program, answered by
+``spawned`` or ``error`` and later by ``exit``; ``signal`` goes to the program that was spawned on the same
+connection. When the client goes away, its program is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from nsharness.errors import NsharnessError
+from nsharness.linux import fds
+from nsharness.supervisor.hub import Action
+from nsharness.supervisor.init import Process
+from nsharness.supervisor.sandbox import NamespaceSandbox
+from nsharness.supervisor.session import Session
+from nsharness.supervisor.state import RunDirectory
+
+_REQUEST_SECONDS: Final = 10.0
+
+
+class ControlServer:
+    """A context manager: answers on the run's control socket inside the block."""
+
+    def __init__(self, session: Session, sandbox: NamespaceSandbox, on_stop: Callable[[], None]) -> None:
+        self._session = session
+        self._sandbox = sandbox
+        self._on_stop = on_stop
+        self._clients: set[socket.socket] = set()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> ControlServer:
+        run = self._session.run
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        with run.identity.files(), _folder(run) as folder:
+            self._socket.bind(f"{folder}/{run.control_path.name}")
+        self._socket.listen(16)
+        self._socket.setblocking(False)
+        self._session.hub.add(self._socket.fileno(), self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.hub.remove(self._socket.fileno())
+        self._socket.close()
+        with self._session.identity.files():
+            self._session.run.control_path.unlink(missing_ok=True)
+        with self._lock:
+            clients, self._clients = self._clients, set()
+        for client in clients:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> list[Action]:
+        try:
+            client, _ = self._socket.accept()
+        except OSError:
+            return []
+        client.setblocking(True)
+        if peer_uid(client) not in (0, self._session.identity.owner_uid):
+            client.close()
+            return []
+        with self._lock:
+            self._clients.add(client)
+        threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+        return []
+
+    def _serve(self, client: socket.socket) -> None:
+        """One client, in a thread of its own: a request may wait for the sandbox."""
+        started: list[Process] = []
+        try:
+            while True:
+                message, descriptors = fds.receive(client)
+                if message is None:
+                    break
+                try:
+                    self._answer(client, message, descriptors, started)
+                except NsharnessError as error:
+                    reply = {"event": "error", "what": error.what, "why": error.why, "hint": error.hint}
+                    fds.send(client, {**reply, "exit_code": error.exit_code})
+                finally:
+                    fds.close_all(descriptors)
+        except (OSError, ValueError, KeyError):
+            pass
+        finally:
+            for process in started:
+                if not process.ended.is_set():
+                    self._sandbox.init.signal(process, signal.SIGKILL, group=True)
+            with self._lock:
+                self._clients.discard(client)
+            client.close()
+
+    def _answer(
+        self, client: socket.socket, message: dict[str, Any], descriptors: list[int], started: list[Process]
+    ) -> None:
+        match message.get("op"):
+            case "status":
+                state = {"event": "status", "run": self._session.run.id, "pid": os.getpid()}
+                fds.send(client, {**state, "init": self._sandbox.pid, "alive": self._sandbox.alive})
+            case "stop":
+                fds.send(client, {"event": "stopping"})
+                self._on_stop()
+            case "spawn":
+                exits = _Exit(client)
+                process = self._sandbox.spawn(
+                    [str(word) for word in message["argv"]],
+                    descriptors,
+                    env={str(k): str(v) for k, v in message.get("env", {}).items()},
+                    cwd=message.get("cwd"),
+                    on_exit=exits.report,
+                )
+                started.append(process)
+                fds.send(client, {"event": "spawned", "pid": process.pid})
+                exits.announce()
+            case "signal" if started:
+                self._sandbox.init.signal(started[-1], int(message["signal"]), group=True)
+            case other:
+                raise NsharnessError(f"unknown request {other!r}")
+
+
+class _Exit:
+    """Tells a client how its program ended, but not before it was told that the program began."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self._client = client
+        self._lock = threading.Lock()
+        self._announced = False
+        self._status: int | None = None
+
+    def announce(self) -> None:
+        with self._lock:
+            self._announced = True
+            self._send()
+
+    def report(self, status: int) -> None:
+        """Called in the hub's thread."""
+        with self._lock:
+            self._status = status
+            self._send()
+
+    def _send(self) -> None:
+        if self._announced and self._status is not None:
+            with contextlib.suppress(OSError):
+                fds.send(self._client, {"event": "exit", "status": self._status})
+
+
+def connect(run: RunDirectory) -> socket.socket:
+    """A connection to a live run; ``ConnectionError`` or ``FileNotFoundError`` when it has ended."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    try:
+        with run.identity.files(), _folder(run) as folder:
+            sock.connect(f"{folder}/{run.control_path.name}")
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def request(run: RunDirectory, message: dict[str, Any]) -> dict[str, Any] | None:
+    """Ask a run one thing; None when it does not live."""
+    try:
+        with connect(run) as sock:
+            sock.settimeout(_REQUEST_SECONDS)
+            fds.send(sock, message)
+            reply, descriptors = fds.receive(sock)
+            fds.close_all(descriptors)
+            return reply
+    except (FileNotFoundError, ConnectionError):
+        return None
+    except OSError as error:
+        raise NsharnessError(f"cannot reach run {run.id}", why=error.strerror or str(error)) from error
+
+
+def peer_uid(sock: socket.socket) -> int:
+    """Who is at the other end (SO_PEERCRED in unix(7))."""
+    _, uid, _ = struct.unpack("=iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(uid)
+
+
+@contextlib.contextmanager
+def _folder(run: RunDirectory) -> Iterator[str]:
+    """The run's folder as a short path: a socket's address holds 107 bytes, a state directory may be deep."""
+    descriptor = os.open(run.path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)

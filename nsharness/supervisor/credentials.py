@@ -1,0 +1,127 @@
+"""Credentials of a run: a sealed memory file that the supervisor holds and never reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nsharness.credentials.build import bindings_of
+from nsharness.credentials.store import SecretStore
+from nsharness.errors import NsharnessError
+from nsharness.linux import fds
+from nsharness.linux.identity import Identity
+from nsharness.policy.profile import Profile
+from nsharness.supervisor.child import Child
+
+_RESOLVE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ensured:
+    """A secret that is made where it does not exist: ``prefix`` and 32 random characters."""
+
+    name: str
+    key: str
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What the resolver left: the sealed map, and everything about it but the values."""
+
+    descriptor: int
+    hosts: tuple[str, ...]
+    headers: Mapping[str, tuple[str, ...]]
+    digests: Mapping[str, str]
+    """SHA-256 in hex of the secrets that were asked for, by ``name.key``."""
+
+    def close(self) -> None:
+        """Let go of the map."""
+        fds.close_all([self.descriptor])
+
+    def __enter__(self) -> Credentials:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def resolve(
+    profile: Profile,
+    identity: Identity,
+    *,
+    ensure: Sequence[Ensured] = (),
+    digests: Sequence[tuple[str, str]] = (),
+) -> Credentials:
+    """Let the resolver process fill in the profile's templates from the owner's secret store.
+
+    ``NsharnessError`` that names rule, secret and key when one is missing; nothing has been started then.
+    """
+    request: dict[str, Any] = {
+        "store": str(SecretStore.default(identity.home, os.environ).root),
+        "bindings": [binding.to_json() for binding in bindings_of(profile)],
+        "digests": [list(pair) for pair in digests],
+        "ensure": [{"name": e.name, "key": e.key, "prefix": e.prefix} for e in ensure],
+    }
+    if identity.privileged and identity.owner_uid != 0:
+        request |= {"uid": identity.owner_uid, "gid": identity.owner_gid}
+    content = fds.memfd("credentials")
+    try:
+        reply = _run(request, content)
+        if not fds.is_sealed(content):
+            raise NsharnessError("cannot resolve the credentials", why="the map was not sealed")
+    except BaseException:
+        fds.close_all([content])
+        raise
+    headers = {host: tuple(names) for host, names in reply["headers"].items()}
+    return Credentials(content, tuple(reply["hosts"]), headers, reply["digests"])
+
+
+def _run(request: dict[str, Any], content: int) -> dict[str, Any]:
+    request_read, request_write = os.pipe2(os.O_CLOEXEC)
+    reply_read, reply_write = os.pipe2(os.O_CLOEXEC)
+    arguments = ["--request-fd", request_read, "--reply-fd", reply_write, "--map-fd", content]
+    try:
+        child = Child(
+            "nsharness.credentials.resolver",
+            [str(argument) for argument in arguments],
+            [request_read, reply_write, content],
+        )
+    except BaseException:
+        fds.close_all([request_write, reply_read])
+        raise
+    finally:
+        fds.close_all([request_read, reply_write])
+    # The request may exceed what a pipe holds while the resolver still starts.
+    writer = threading.Thread(target=_write, args=(request_write, json.dumps(request).encode()))
+    writer.start()
+    try:
+        with os.fdopen(reply_read, "rb") as stream:
+            answer = stream.read()
+        child.wait(_RESOLVE_SECONDS)
+        reply = json.loads(answer)
+    except (ValueError, subprocess.TimeoutExpired):
+        raise NsharnessError(
+            "cannot resolve the credentials", why=child.complaint() or "the resolver gave no answer"
+        ) from None
+    finally:
+        child.end(0)
+        writer.join()
+    if "error" in reply:
+        error = reply["error"]
+        raise NsharnessError(error["what"], why=error["why"], hint=error["hint"])
+    return dict(reply)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    try:
+        fds.write_all(descriptor, data)
+    except OSError:
+        return  # The resolver ended early; its reply says why.
+    finally:
+        os.close(descriptor)

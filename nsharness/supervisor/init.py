@@ -1,0 +1,132 @@
+"""The supervisor's side of a sandbox's PID 1: start programs, signal them, learn how they ended."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from nsharness.errors import NsharnessError
+from nsharness.linux import fds
+from nsharness.supervisor.channel import Channel, Message
+from nsharness.supervisor.hub import Hub
+
+_ENOENT, _EACCES, _ENOEXEC = 2, 13, 8
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """A program that was started inside; ``status`` is set when ``ended`` is."""
+
+    id: str
+    pid: int
+    """Its pid inside the sandbox."""
+    on_exit: Callable[[int], None] | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
+    status: int = 0
+    """Exit code, or minus the signal's number, as ``os.waitstatus_to_exitcode`` gives it."""
+
+
+class InitClient:
+    """Talks to one PID 1."""
+
+    def __init__(self, hub: Hub, sock: socket.socket, on_end: Callable[[], None]) -> None:
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._processes: dict[str, Process] = {}
+        self._on_end = on_end
+        self._channel = Channel(hub, sock, self._on_event, self._ended)
+
+    def _on_event(self, message: Message, descriptors: list[int]) -> None:
+        fds.close_all(descriptors)
+        if message.get("event") != "exit":
+            return
+        with self._lock:
+            process = self._processes.pop(str(message["id"]), None)
+        if process is not None:
+            self._finish(process, int(message["status"]))
+
+    def _ended(self) -> None:
+        """PID 1 is gone and has taken everything with it: as if each had been killed."""
+        with self._lock:
+            left, self._processes = self._processes, {}
+        for process in left.values():
+            self._finish(process, -9)
+        self._on_end()
+
+    @staticmethod
+    def _finish(process: Process, status: int) -> None:
+        process.status = status
+        process.ended.set()
+        if process.on_exit is not None:
+            process.on_exit(status)
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        descriptors: Sequence[int],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        on_exit: Callable[[int], None] | None = None,
+    ) -> Process:
+        """Start a program with these descriptors as its 0, 1, 2, …; they stay open here.
+
+        ``env`` adds to the sandbox's environment. ``NsharnessError`` with exit code 127 when there is no such
+        program, 126 when it cannot be executed.
+        """
+        process = Process(f"p{next(self._numbers)}", 0, on_exit)
+        with self._lock:
+            self._processes[process.id] = process
+        message: Message = {"op": "spawn", "id": process.id, "argv": list(argv), "env": dict(env or {})}
+        if cwd is not None:
+            message["cwd"] = cwd
+        try:
+            reply, _ = self._request(message, descriptors)
+        except BaseException:
+            with self._lock:
+                self._processes.pop(process.id, None)
+            raise
+        if reply["event"] == "failed":
+            with self._lock:
+                self._processes.pop(process.id, None)
+            number = int(reply["errno"])
+            code = 127 if number == _ENOENT else 126 if number in (_EACCES, _ENOEXEC) else 125
+            raise NsharnessError(f"cannot run {argv[0]!r} in the sandbox", why=reply["why"], exit_code=code)
+        process.pid = int(reply["pid"])
+        return process
+
+    def signal(self, process: Process, number: int, *, group: bool = False) -> None:
+        """Send a signal to the program, or to its whole process group; no error when it has ended."""
+        self._send(
+            {"op": "signal", "id": process.id, "signal": number, "scope": "group" if group else "process"}
+        )
+
+    def groups(self, process: Process) -> list[int]:
+        """The process groups in the program's session, its own excepted."""
+        reply, _ = self._request({"op": "groups", "id": process.id}, ())
+        return [int(group) for group in reply["groups"]]
+
+    def kill_groups(self, process: Process, keep: Sequence[int]) -> None:
+        """Kill every process group of the program's session but its own and ``keep``."""
+        self._send({"op": "kill-groups", "id": process.id, "keep": list(keep)})
+
+    def _send(self, message: Message) -> None:
+        try:
+            self._channel.send(message)
+        except OSError:
+            return  # Gone: so is everything that could have been signalled.
+
+    def _request(self, message: Message, descriptors: Sequence[int]) -> tuple[Message, list[int]]:
+        try:
+            return self._channel.request(message, descriptors)
+        except EOFError:
+            raise NsharnessError(
+                "the sandbox has ended", why="its first process is gone", hint="start a new run"
+            ) from None
+
+    def close(self) -> None:
+        """Close the socket: PID 1 ends, and the sandbox with it."""
+        self._channel.close()

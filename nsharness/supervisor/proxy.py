@@ -1,0 +1,219 @@
+"""The proxy's lifetime: started with the sealed credential map, started again when it dies.
+
+The supervisor keeps every listening socket and, as sealed memory that it never reads, the credential map
+and the authority's key. So a new proxy continues where a dead one stopped: connections wait in the backlog
+meanwhile, clients go on trusting the same certificate, and while no proxy runs nothing leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from nsharness.errors import NsharnessError
+from nsharness.linux import fds
+from nsharness.policy.profile import Profile
+from nsharness.supervisor.channel import Channel, Message
+from nsharness.supervisor.child import Child
+from nsharness.supervisor.console import names
+from nsharness.supervisor.credentials import Credentials
+from nsharness.supervisor.session import Session
+
+_START_SECONDS: Final = 30.0
+_MAX_QUICK_DEATHS: Final = 3
+_QUICK_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One sandbox at the proxy: its listeners, its policy, where its audit lines go."""
+
+    sandbox: str
+    listeners: tuple[int, ...]
+    audit: int
+    policy: Mapping[str, Any]
+    bearer: str | None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the workload's environment needs in addition, for explicit proxying with a bearer."""
+        if self.bearer is None:
+            return {}
+        url = f"http://{self.bearer}@10.127.0.1:3128"
+        lower = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), url)
+        return lower | {name.upper(): value for name, value in lower.items()}
+
+
+class NamespaceProxy:
+    """A context manager: the credential proxy runs inside the block, in the host's network namespace.
+
+    ``upstreams`` adds to the profile's mapped upstreams. The credentials stay the caller's to close, after
+    the block. ``on_audit`` is called for every decision, in the hub's thread.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        profile: Profile,
+        credentials: Credentials,
+        *,
+        upstreams: Mapping[str, str] | None = None,
+        on_audit: Callable[[Message], None] | None = None,
+    ) -> None:
+        self._session = session
+        self._policy = profile.with_upstreams(upstreams or {}).to_policy().to_json()
+        self._bearer_wanted = profile.proxy_auth == "bearer"
+        self._credentials = credentials
+        self._on_audit = on_audit
+        self._lock = threading.RLock()
+        self._attachments: dict[str, Attachment] = {}
+        self._closing = False
+        self._deaths: list[float] = []
+        self._announced = threading.Event()
+        self._serving = threading.Event()
+        self._ca_pem = ""
+        self._failure = ""
+
+    def __enter__(self) -> NamespaceProxy:
+        self._authority = fds.memfd("ca")
+        try:
+            self._launch()
+            self.ca_pem()
+        except BaseException:
+            self.__exit__()
+            raise
+        hosts = names(self._credentials.hosts)
+        self._report(f"credentials loaded for hosts: {hosts}")
+        self._report(f"Started (pid {self.pid}, engine=mitmproxy, injecting for hosts={hosts})")
+        return self
+
+    @property
+    def pid(self) -> int:
+        """The pid of the proxy process that runs now."""
+        return self._child.pid
+
+    def _launch(self) -> None:
+        """Start a proxy process and hand it everything; also the way back after a death."""
+        ours, theirs = fds.message_pair()
+        self._serving.clear()
+        with theirs:
+            numbers = {
+                "--control-fd": theirs.fileno(),
+                "--credentials-fd": self._credentials.descriptor,
+                "--ca-fd": self._authority,
+            }
+            arguments = [str(word) for pair in numbers.items() for word in pair]
+            self._child = Child("nsharness_proxy", arguments, list(numbers.values()))
+        child = self._child
+        self._channel = Channel(self._session.hub, ours, self._on_event, lambda: self._on_end(child))
+        drop = self._session.identity.drop_to
+        uid, gid = drop if drop is not None else (None, None)
+        # A process that is dead already shows itself at the end of the channel.
+        with contextlib.suppress(OSError):
+            self._channel.send({"op": "start", "uid": uid, "gid": gid})
+            for attachment in self._attachments.values():
+                self._send_attachment(attachment)
+
+    def _on_event(self, message: Message, descriptors: list[int]) -> None:
+        fds.close_all(descriptors)
+        match message.get("event"):
+            case "ca":
+                if self._ca_pem and self._ca_pem != message["pem"]:
+                    self._report("the authority changed over a restart: running clients will not trust it")
+                self._ca_pem = str(message["pem"])
+                self._announced.set()
+            case "ready":
+                self._serving.set()
+            case "audit":
+                self._audit(message)
+            case "log" | "fatal":
+                self._failure = str(message.get("text", ""))
+                self._report(self._failure)
+
+    def _audit(self, message: Message) -> None:
+        if message.get("action") == "inject":
+            self._report(f"injected headers for {message.get('host')}: {names(message.get('headers', ()))}")
+        elif message.get("action") == "deny":
+            target = message.get("host") or "a connection"
+            self._report(
+                f"denied {message.get('method') or message.get('road')} {target}: {message.get('reason')}"
+            )
+        if self._on_audit is not None:
+            self._on_audit(message)
+
+    def _on_end(self, child: Child) -> None:
+        """The proxy is gone. Unless we are ending: start the next one, on the same sockets."""
+        with self._lock:
+            if self._closing or child is not self._child:
+                return
+            child.end(1.0)
+            self._channel.close()
+            now = time.monotonic()
+            self._deaths = [moment for moment in self._deaths if now - moment < _QUICK_SECONDS] + [now]
+            if not self._ca_pem or len(self._deaths) > _MAX_QUICK_DEATHS:
+                self._failure = self._failure or child.complaint() or f"it ended with status {child.poll()}"
+                self._report(f"ended and is not started again, nothing leaves any more: {self._failure}")
+                self._announced.set()
+                return
+            self._report(f"ended unexpectedly (status {child.poll()}); starting it again")
+            self._launch()
+            self._report(f"Started (pid {self.pid}, engine=mitmproxy)")
+
+    def _report(self, text: str) -> None:
+        self._session.reporter.line("proxy", text)
+
+    def ca_pem(self) -> str:
+        """The certificate that sandboxes must trust; known long before the engine is loaded."""
+        if not self._announced.wait(_START_SECONDS) or not self._ca_pem:
+            why = self._failure or self._child.complaint() or f"no sign of it for {_START_SECONDS:.0f} s"
+            raise NsharnessError("the proxy did not start", why=why)
+        return self._ca_pem
+
+    def wait_ready(self, timeout: float = _START_SECONDS) -> None:
+        """Return when the engine serves; connections that come before wait in the backlog."""
+        if not self._serving.wait(timeout):
+            raise NsharnessError("the proxy does not serve", why=self._failure or self._child.complaint())
+
+    def attach(self, sandbox: str, listeners: tuple[int, ...]) -> Attachment:
+        """Serve a sandbox's gateway from now on; the listeners are the proxy's to close."""
+        bearer = secrets.token_urlsafe(24) if self._bearer_wanted else None
+        attachment = Attachment(sandbox, listeners, self._session.run.open_audit(), self._policy, bearer)
+        with self._lock:
+            self._attachments[sandbox] = attachment
+            with contextlib.suppress(OSError):
+                self._send_attachment(attachment)
+        return attachment
+
+    def _send_attachment(self, attachment: Attachment) -> None:
+        message = {
+            "op": "attach",
+            "sandbox": attachment.sandbox,
+            "policy": dict(attachment.policy),
+            "bearer": attachment.bearer,
+        }
+        self._channel.send(message, (*attachment.listeners, attachment.audit))
+
+    def detach(self, sandbox: str) -> None:
+        """Serve that sandbox no more and let go of its gateway's sockets. Idempotent."""
+        with self._lock:
+            attachment = self._attachments.pop(sandbox, None)
+            if attachment is None:
+                return
+            with contextlib.suppress(OSError):
+                self._channel.send({"op": "detach", "sandbox": sandbox})
+            fds.close_all((*attachment.listeners, attachment.audit))
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._closing = True
+        if hasattr(self, "_channel"):
+            self._channel.close()
+            self._child.end()
+        for sandbox in list(self._attachments):
+            self.detach(sandbox)
+        fds.close_all([self._authority])

@@ -1,0 +1,208 @@
+"""A sandbox: its gateway wired to the proxy, its processes confined, its shell ready."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import stat
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final
+
+from nsharness.errors import NsharnessError
+from nsharness.linux import fds
+from nsharness.plan.compose import Request, compose
+from nsharness.plan.facts import gather
+from nsharness.plan.steps import Plan
+from nsharness.policy.profile import Profile
+from nsharness.supervisor.init import InitClient, Process
+from nsharness.supervisor.proxy import NamespaceProxy
+from nsharness.supervisor.pump import pump
+from nsharness.supervisor.session import Session
+from nsharness.supervisor.shell import Shell
+from nsharness.supervisor.zygote import InitHandle
+
+_END_SECONDS: Final = 5.0
+_GATEWAY_ADDRESS: Final = "10.127.0.1"
+_PROXY_PORT: Final = 3128
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How one program ended: exit code (128 + n for signal n, 124 after a timeout) and what it wrote."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+    timed_out: bool = False
+
+
+class NamespaceSandbox:
+    """A context manager: everything that runs inside ends with the block, at once.
+
+    The workload reaches nothing but ``proxy``. It runs as the invoking user, as root without SUDO_UID as an
+    unprivileged uid of its own.
+    """
+
+    def __init__(self, session: Session, profile: Profile, proxy: NamespaceProxy) -> None:
+        self._session = session
+        self._profile = profile
+        self._proxy = proxy
+        self._stack = ExitStack()
+        self._ended = threading.Event()
+
+    @property
+    def id(self) -> str:
+        """The sandbox's id, which is the run's."""
+        return self._session.run.id
+
+    @property
+    def pid(self) -> int:
+        """PID 1 of the sandbox, as the host numbers it."""
+        return self._handle.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether PID 1 is still there."""
+        return not self._ended.is_set()
+
+    def __enter__(self) -> NamespaceSandbox:
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        kind = "False" if self._session.identity.privileged else "True"
+        text = f"Started (id={self.id}, link=veth, rootless={kind}, proxy-wired)"
+        self._session.reporter.line("sandbox", text)
+        return self
+
+    def _start(self) -> None:
+        zygote = self._session.zygote
+        gateway = zygote.gateway()
+        self._stack.callback(zygote.release, gateway)
+        attachment = self._proxy.attach(self.id, gateway.listeners)
+        self._stack.callback(self._proxy.detach, self.id)
+        self.plan: Plan = self._compose(attachment.environment)
+        ours, theirs = fds.message_pair()
+        try:
+            with theirs:
+                self._handle = zygote.sandbox(gateway, self.plan, theirs.fileno())
+        except BaseException:
+            ours.close()
+            raise
+        self._stack.callback(self._finish, self._handle)
+        self.init = InitClient(self._session.hub, ours, self._ended.set)
+        self._stack.callback(self.init.close)
+        self.shell = Shell(self._session.hub, self.init, self._session.identity.drop_to)
+        self._stack.callback(self.shell.close)
+
+    def _compose(self, environment: Mapping[str, str]) -> Plan:
+        identity = self._session.identity
+        root_itself = identity.privileged and identity.owner_uid == 0
+        workspace = self._profile.workspace
+        request = Request(
+            sandbox=self.id,
+            uid=identity.workload_uid,
+            gid=identity.workload_gid,
+            user="agent" if root_itself else identity.owner_name,
+            home=str(identity.home),
+            nameserver=_GATEWAY_ADDRESS,
+            proxy_url=f"http://{_GATEWAY_ADDRESS}:{_PROXY_PORT}",
+            ca_pem=self._proxy.ca_pem(),
+            workspace=workspace,
+            environment={**self._profile.env, **environment},
+        )
+        return compose(request, gather([workspace] if workspace else []))
+
+    def _finish(self, handle: InitHandle) -> None:
+        """PID 1 ends with its socket, which is closed by now; make sure, and wait until all is gone."""
+        try:
+            if not select.select([handle.pidfd], [], [], _END_SECONDS)[0]:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(handle.pidfd, signal.SIGKILL)
+                select.select([handle.pidfd], [], [], _END_SECONDS)
+        finally:
+            fds.close_all([handle.pidfd])
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        descriptors: Sequence[int],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        on_exit: Callable[[int], None] | None = None,
+    ) -> Process:
+        """Start a program with these descriptors; see ``InitClient.spawn``. Pipes and nothing else, please:
+        a regular file could be reopened for writing through ``/proc/self/fd``, a directory leads outside."""
+        for descriptor in descriptors:
+            _check_descriptor(descriptor)
+        return self.init.spawn(argv, descriptors, env=env, cwd=cwd, on_exit=on_exit)
+
+    def run(
+        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0, limit: int = 1_000_000
+    ) -> Completed:
+        """Run one program to its end; of each output stream at most ``limit`` bytes are kept."""
+        pairs = [self._pipe() for _ in range(3)]
+        (in_read, in_write), (out_read, out_write), (err_read, err_write) = pairs
+        ended_read, ended_write = os.pipe2(os.O_CLOEXEC)
+        try:
+            process = self.init.spawn(
+                argv, [in_read, out_write, err_write], on_exit=lambda _: os.close(ended_write)
+            )
+        except BaseException:
+            fds.close_all([*(end for pair in pairs for end in pair), ended_read, ended_write])
+            raise
+        fds.close_all([in_read, out_write, err_write])
+        outputs, in_time = pump(in_write, stdin, [out_read, err_read], ended_read, timeout, limit)
+        if not in_time:
+            self.init.signal(process, signal.SIGKILL, group=True)
+            process.ended.wait(_END_SECONDS)
+        fds.close_all([out_read, err_read, ended_read])
+        code = process.status if process.status >= 0 else 128 - process.status
+        return Completed(code if in_time else 124, outputs[0], outputs[1], timed_out=not in_time)
+
+    def read_file(self, path: str, limit: int = 1_000_000) -> bytes:
+        """The first ``limit`` bytes of a file inside; ``NsharnessError`` when it cannot be read.
+
+        A program of the sandbox reads it, with the workload's rights and confinement.
+        """
+        done = self.run(["head", "-c", str(limit), "--", path], limit=limit, timeout=30)
+        if done.exit_code != 0:
+            why = done.stderr.decode(errors="replace").strip() or f"exit code {done.exit_code}"
+            raise NsharnessError(f"cannot read {path!r} in the sandbox", why=why, exit_code=1)
+        return done.stdout
+
+    def write_file(self, path: str, data: bytes) -> None:
+        """Create or replace a file inside; ``NsharnessError`` when it cannot be written."""
+        done = self.run(["tee", "--", path], stdin=data, limit=0, timeout=30)
+        if done.exit_code != 0:
+            why = done.stderr.decode(errors="replace").strip() or f"exit code {done.exit_code}"
+            raise NsharnessError(f"cannot write {path!r} in the sandbox", why=why, exit_code=1)
+
+    def _pipe(self) -> tuple[int, int]:
+        read, write = os.pipe2(os.O_CLOEXEC)
+        if (owner := self._session.identity.drop_to) is not None:
+            os.fchown(read, *owner)
+        return read, write
+
+
+def _check_descriptor(descriptor: int) -> None:
+    """``NsharnessError`` for a descriptor that would be a way out."""
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISFIFO(mode):
+        return
+    if stat.S_ISCHR(mode) and os.fstat(descriptor).st_rdev == os.makedev(1, 3):
+        return
+    kind = "a socket" if stat.S_ISSOCK(mode) else "a directory" if stat.S_ISDIR(mode) else "no pipe"
+    raise NsharnessError(
+        "cannot hand this descriptor to the sandbox", why=f"it is {kind}", hint="relay it through a pipe"
+    )

@@ -1,0 +1,61 @@
+"""One run: whose it is, where its records are, and the processes that everything else stands on."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from types import TracebackType
+
+from nsharness.linux.identity import Identity, current
+from nsharness.supervisor.console import Reporter, Silent
+from nsharness.supervisor.hub import Hub
+from nsharness.supervisor.state import RunDirectory, create_run
+from nsharness.supervisor.zygote import Zygote
+
+
+class Session:
+    """A context manager. Leaving it ends every process of the run, whatever happened inside.
+
+    ``name`` is the beginning of the run's id. Everything is reported to ``reporter``, by default to nobody.
+    """
+
+    def __init__(
+        self, name: str, *, reporter: Reporter | None = None, identity: Identity | None = None
+    ) -> None:
+        self._name = name
+        self.reporter: Reporter = reporter or Silent()
+        self.identity = identity or current()
+        self._stack = ExitStack()
+        self._zygote: Zygote | None = None
+
+    def __enter__(self) -> Session:
+        self.run: RunDirectory = create_run(self.identity, self._name)
+        try:
+            self.hub: Hub = self._stack.enter_context(Hub(self._on_error))
+            # Its imports take longer than everything else before the sandbox starts: begin with it.
+            self._zygote = Zygote(self.hub)
+            self._stack.callback(self._zygote.close)
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def zygote(self) -> Zygote:
+        """The run's zygote."""
+        if self._zygote is None:
+            raise RuntimeError("the session is not open")
+        return self._zygote
+
+    @property
+    def drop_arguments(self) -> list[str]:
+        """What tells a helper program, as arguments, which user to become."""
+        drop = self.identity.drop_to
+        return [] if drop is None else ["--uid", str(drop[0]), "--gid", str(drop[1])]
+
+    def _on_error(self, error: BaseException) -> None:
+        self.reporter.line("nsharness", f"internal error: {type(error).__name__}: {error}")

@@ -1,0 +1,329 @@
+"""The persistent shell: one bash in the sandbox, one command at a time, with its state kept in between.
+
+Commands reach bash on a descriptor of its own and are evaluated in the main shell, so that ``cd``,
+``export`` and functions last. Each ends with a record on another descriptor that the command itself does
+not have, so that nothing a command prints can be taken for its end. With job control on, every pipeline
+and every background job is a process group of its own: a timeout kills those that the command started and
+leaves earlier background jobs alone, and a signal makes bash return from the function that evaluates the
+command, however deep in loops it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from nsharness.errors import NsharnessError
+from nsharness.linux import fds
+from nsharness.supervisor.hub import Action, Hub
+from nsharness.supervisor.init import InitClient
+
+# 250 and 251 are out of the way of what people redirect by hand. The command runs with both closed. The
+# trap returns from the innermost function; one signal for each level unwinds them all.
+_DRIVER: Final = """\
+exec 250<&3 251>&4 3<&- 4>&-
+__nsharness_run() { { eval "$1"; } 250<&- 251>&-; }
+trap '[ "${#FUNCNAME[@]}" -gt 0 ] && return 124' USR1
+set -m
+while IFS= read -r -d '' -u 250 __nsharness_tag && IFS= read -r -d '' -u 250 __nsharness_command; do
+  __nsharness_run "$__nsharness_command"
+  printf '%s\\0%s\\0%s\\0' "$__nsharness_tag" "$?" "$PWD" >&251
+done
+"""
+
+OUTPUT_LIMIT: Final = 200_000
+"""Bytes of each stream that one result holds at most; of more, the beginning and the end are kept."""
+
+TIMEOUT_CODE: Final = 124
+_ABORT_STEP: Final = 0.05  # Seconds between two signals while a command is being ended.
+_ABORT_LIMIT: Final = 2.0  # Seconds until the shell itself is given up.
+
+
+@dataclass(frozen=True, slots=True)
+class ShellResult:
+    """How one command ended; ``cwd`` is where the shell is afterwards.
+
+    ``exit_code`` is 124 after a timeout. ``stdout`` and ``stderr`` are text with undecodable bytes replaced;
+    ``*_bytes`` count what was written, of which ``truncated`` says that not all is here.
+    """
+
+    exit_code: int
+    stdout: str
+    stderr: str
+    cwd: str
+    timed_out: bool = False
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    truncated: bool = False
+
+
+class BoundedOutput:
+    """Takes any amount of bytes and keeps the first and the last half of ``limit``."""
+
+    def __init__(self, limit: int = OUTPUT_LIMIT) -> None:
+        self._half = limit // 2
+        self._head = bytearray()
+        self._tail = bytearray()
+        self.total = 0
+
+    def add(self, data: bytes) -> None:
+        """Append."""
+        self.total += len(data)
+        room = self._half - len(self._head)
+        self._head += data[:room] if room > 0 else b""
+        self._tail += data[max(room, 0) :]
+        if len(self._tail) > 2 * self._half:
+            del self._tail[: len(self._tail) - self._half]
+
+    @property
+    def cut(self) -> int:
+        """How many bytes in the middle are lost."""
+        return max(0, self.total - len(self._head) - min(len(self._tail), self._half))
+
+    def text(self) -> str:
+        """What is kept, with a line that says how much is missing."""
+        tail = bytes(self._tail[-self._half :]) if self._half else b""
+        if not self.cut:
+            return (bytes(self._head) + tail).decode(errors="replace")
+        marker = f"\n[… {self.cut} bytes cut …]\n"
+        return bytes(self._head).decode(errors="replace") + marker + tail.decode(errors="replace")
+
+
+class _Bash:
+    """One bash process and its five pipes; replaced by a new one when it ends."""
+
+    def __init__(self, hub: Hub, init: InitClient, cwd: str | None, owner: tuple[int, int] | None) -> None:
+        self._hub = hub
+        self.changed = threading.Condition()
+        self.ended = False
+        self.exit_status = 0
+        self.records = bytearray()
+        self.streams = {"stdout": BoundedOutput(), "stderr": BoundedOutput()}
+        theirs: list[int] = []
+        ours: list[int] = []
+        try:
+            command_read, self._commands = _pipe(owner, theirs, ours, reading=True)
+            stdout_write, self._stdout = _pipe(owner, theirs, ours)
+            stderr_write, self._stderr = _pipe(owner, theirs, ours)
+            status_write, self._status = _pipe(owner, theirs, ours)
+            null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            theirs.append(null)
+            for descriptor, reader in (
+                (self._stdout, self._output_reader(self._stdout, "stdout")),
+                (self._stderr, self._output_reader(self._stderr, "stderr")),
+                (self._status, self._read_status),
+            ):
+                os.set_blocking(descriptor, False)
+                hub.add(descriptor, reader)
+            self.process = init.spawn(
+                ["bash", "--noprofile", "--norc", "-c", _DRIVER, "bash"],
+                [null, stdout_write, stderr_write, command_read, status_write],
+                cwd=cwd,
+                on_exit=self._exited,
+            )
+        except BaseException:
+            for descriptor in ours:
+                hub.remove(descriptor)
+            fds.close_all(ours)
+            raise
+        finally:
+            fds.close_all(theirs)
+        self._open = ours
+
+    def _exited(self, status: int) -> None:
+        with self.changed:
+            self.ended = True
+            self.exit_status = status if status >= 0 else 128 - status
+            self.changed.notify_all()
+
+    def _output_reader(self, descriptor: int, name: str) -> Callable[[], list[Action]]:
+        def read() -> list[Action]:
+            self._drain(descriptor, name)
+            return []
+
+        return read
+
+    def _drain(self, descriptor: int, name: str) -> None:
+        """Everything that is in the pipe now; at end-of-file the pipe is watched no more."""
+        while True:
+            try:
+                data = os.read(descriptor, 1 << 16)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._hub.remove(descriptor)
+                return
+            with self.changed:
+                self.streams[name].add(data)
+
+    def _read_status(self) -> list[Action]:
+        try:
+            data = os.read(self._status, 1 << 16)
+        except BlockingIOError:
+            return []
+        if not data:
+            self._hub.remove(self._status)
+            return []
+        # A command's output was written before its record: take all of it first.
+        self._drain(self._stdout, "stdout")
+        self._drain(self._stderr, "stderr")
+        with self.changed:
+            self.records += data
+            self.changed.notify_all()
+        return []
+
+    def write(self, tag: str, command: str) -> None:
+        fds.write_all(self._commands, f"{tag}\0{command}\0".encode(errors="surrogateescape"))
+
+    def take(self) -> tuple[str, str]:
+        """The streams' text so far; what follows belongs to the next command."""
+        texts = self.streams["stdout"].text(), self.streams["stderr"].text()
+        self.streams = {"stdout": BoundedOutput(), "stderr": BoundedOutput()}
+        return texts
+
+    def close(self) -> None:
+        for descriptor in self._open:
+            with contextlib.suppress(RuntimeError):
+                self._hub.remove(descriptor)
+        fds.close_all(self._open)
+        self._open = []
+
+
+def _pipe(
+    owner: tuple[int, int] | None, theirs: list[int], ours: list[int], *, reading: bool = False
+) -> tuple[int, int]:
+    """A pipe as (their end, our end), noted in both lists; ``reading`` when they read from it."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    their_end, our_end = (read, write) if reading else (write, read)
+    theirs.append(their_end)
+    ours.append(our_end)
+    if owner is not None:
+        # Programs reopen /dev/stdout by name, which checks the owner of the pipe.
+        os.fchown(read, *owner)
+    return their_end, our_end
+
+
+class Shell:
+    """``run(command)`` in the sandbox. One command at a time; callers of other threads wait their turn."""
+
+    def __init__(self, hub: Hub, init: InitClient, owner: tuple[int, int] | None = None) -> None:
+        self._hub = hub
+        self._init = init
+        self._owner = owner
+        self._turn = threading.Lock()
+        self._bash: _Bash | None = None
+        self._cwd: str | None = None
+
+    def run(self, command: str, timeout: float = 60.0) -> ShellResult:
+        """Run one command (any bash text, also several lines) and wait at most ``timeout`` seconds.
+
+        When the time is over its processes are killed; the shell, its variables and earlier background jobs
+        stay. A command that ends the shell itself (``exit``, ``exec``) gives its status; the next command
+        then finds a new shell in the same directory. ``NsharnessError`` when the sandbox has ended or the
+        command holds a NUL character.
+        """
+        if "\0" in command:
+            raise NsharnessError("cannot run the command", why="it contains a NUL character")
+        with self._turn:
+            bash = self._bash or self._start()
+            keep = self._init.groups(bash.process)
+            tag = secrets.token_hex(8)
+            with bash.changed:
+                bash.records.clear()
+            try:
+                bash.write(tag, command)
+            except OSError:
+                bash.process.ended.wait(5)
+            return self._wait(bash, tag, keep, timeout)
+
+    def _start(self) -> _Bash:
+        try:
+            self._bash = _Bash(self._hub, self._init, self._cwd, self._owner)
+        except NsharnessError:
+            if self._cwd is None:
+                raise
+            # The directory may be gone: begin where the sandbox begins.
+            self._cwd = None
+            self._bash = _Bash(self._hub, self._init, None, self._owner)
+        return self._bash
+
+    def _wait(self, bash: _Bash, tag: str, keep: list[int], timeout: float) -> ShellResult:
+        deadline = time.monotonic() + timeout
+        timed_out = False
+        with bash.changed:
+            while (record := _record(bash.records, tag)) is None and not bash.ended:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    timed_out = True
+                    break
+                bash.changed.wait(left)
+        if timed_out:
+            record = self._abort(bash, tag, keep)
+        if record is None:
+            return self._after_end(bash, timed_out)
+        code, self._cwd = record
+        return _result(bash, TIMEOUT_CODE if timed_out else code, self._cwd, timed_out=timed_out)
+
+    def _abort(self, bash: _Bash, tag: str, keep: list[int]) -> tuple[int, str] | None:
+        """End a command that took too long; None when the shell itself had to go with it."""
+        deadline = time.monotonic() + _ABORT_LIMIT
+        while time.monotonic() < deadline:
+            # First the trap, so that bash stops after the process it waits for, then that process.
+            self._init.signal(bash.process, signal.SIGUSR1)
+            self._init.kill_groups(bash.process, keep)
+            with bash.changed:
+                if (record := _record(bash.records, tag)) is None and not bash.ended:
+                    bash.changed.wait(_ABORT_STEP)
+                    record = _record(bash.records, tag)
+            if record is not None or bash.ended:
+                # What was started between a look at the processes and the signal.
+                self._init.kill_groups(bash.process, keep)
+                return record
+        self._init.signal(bash.process, signal.SIGKILL, group=True)
+        bash.process.ended.wait(_ABORT_LIMIT)
+        return None
+
+    def _after_end(self, bash: _Bash, timed_out: bool) -> ShellResult:
+        """The command ended the shell: report, and let the next command start a new one."""
+        self._hub.flush()
+        cwd = self._cwd or ""
+        code = TIMEOUT_CODE if timed_out else bash.exit_status
+        note = "[the shell ended with this command; the next one starts a new shell]\n"
+        result = _result(bash, code, cwd, timed_out=timed_out, note=note)
+        bash.close()
+        self._bash = None
+        return result
+
+    def close(self) -> None:
+        """Let go of the pipes. The processes end with the sandbox."""
+        if self._bash is not None:
+            self._bash.close()
+            self._bash = None
+
+
+def _record(records: bytearray, tag: str) -> tuple[int, str] | None:
+    """Exit code and directory from the record with this tag, when it is complete; others are skipped."""
+    parts = bytes(records).split(b"\0")
+    for index in range(0, len(parts) - 3, 3):
+        if parts[index] == tag.encode() and parts[index + 1].isdigit():
+            return int(parts[index + 1]), parts[index + 2].decode(errors="surrogateescape")
+    return None
+
+
+def _result(bash: _Bash, code: int, cwd: str, *, timed_out: bool, note: str = "") -> ShellResult:
+    with bash.changed:
+        totals = {name: stream.total for name, stream in bash.streams.items()}
+        truncated = any(stream.cut for stream in bash.streams.values())
+        stdout, stderr = bash.take()
+    return ShellResult(
+        code, stdout, stderr + note, cwd, timed_out, totals["stdout"], totals["stderr"], truncated
+    )

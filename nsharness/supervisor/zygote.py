@@ -1,0 +1,102 @@
+"""The supervisor's side of the zygote: gateways and sandboxes on request."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from nsharness.errors import NsharnessError
+from nsharness.linux import fds
+from nsharness.plan.steps import Plan
+from nsharness.supervisor.channel import Channel, Message
+from nsharness.supervisor.child import Child
+from nsharness.supervisor.hub import Hub
+
+_START_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayHandle:
+    """A gateway that the zygote keeps, and its listening sockets, which are ours."""
+
+    number: int
+    listeners: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InitHandle:
+    """A sandbox's PID 1: its pid on the host, and a descriptor that stays true when the pid is reused."""
+
+    pid: int
+    pidfd: int
+
+
+class Zygote:
+    """Starts with the first use; ends, and all its sandboxes with it, when closed."""
+
+    def __init__(self, hub: Hub) -> None:
+        ours, theirs = fds.message_pair()
+        self._ready = threading.Event()
+        self._failure: NsharnessError | None = None
+        with theirs:
+            number = theirs.fileno()
+            self._child = Child("nsharness.sandbox.zygote", ["--control-fd", str(number)], [number])
+        self._channel = Channel(hub, ours, self._on_event, self._on_end)
+
+    @property
+    def pid(self) -> int:
+        """The zygote's pid."""
+        return self._child.pid
+
+    def _on_event(self, message: Message, descriptors: list[int]) -> None:
+        fds.close_all(descriptors)
+        match message.get("event"):
+            case "ready":
+                self._ready.set()
+            case "error":
+                self._failure = NsharnessError(
+                    str(message["what"]), why=str(message["why"]), hint=str(message["hint"])
+                )
+                self._ready.set()
+
+    def _on_end(self) -> None:
+        self._ready.set()
+
+    def gateway(self) -> GatewayHandle:
+        """Make a gateway; ``NsharnessError`` when the kernel refuses."""
+        reply, descriptors = self._request({"op": "gateway"}, ())
+        return GatewayHandle(int(reply["gateway"]), tuple(descriptors))
+
+    def sandbox(self, gateway: GatewayHandle, plan: Plan, control: int) -> InitHandle:
+        """Fork a sandbox that serves the socket ``control``; it is fully confined when this returns."""
+        content = fds.memfd("plan", plan.to_json().encode())
+        try:
+            reply, descriptors = self._request(
+                {"op": "sandbox", "gateway": gateway.number}, (content, control)
+            )
+        finally:
+            fds.close_all([content])
+        return InitHandle(int(reply["pid"]), descriptors[0])
+
+    def release(self, gateway: GatewayHandle) -> None:
+        """Let the zygote forget a gateway."""
+        try:
+            self._channel.send({"op": "release", "gateway": gateway.number})
+        except OSError:
+            return  # The zygote is gone, and with it what it kept.
+
+    def _request(self, message: Message, descriptors: tuple[int, ...]) -> tuple[Message, list[int]]:
+        if not self._ready.wait(_START_SECONDS):
+            raise NsharnessError("the zygote did not start", why=f"no sign of it for {_START_SECONDS:.0f} s")
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return self._channel.request(message, descriptors)
+        except EOFError:
+            self._child.end(1.0)
+            raise NsharnessError("the zygote ended unexpectedly", why=self._child.complaint()) from None
+
+    def close(self) -> None:
+        """End it. Idempotent."""
+        self._channel.close()
+        self._child.end()

@@ -1,0 +1,8 @@
+"""What may be asked for: profiles, and the decision on one request.
+
+Read in this order: ``hosts`` and ``paths`` (one canonical form each, and the patterns over it),
+``request`` (what is decided on), ``authority`` (where a request really goes), ``model`` (rules as plain
+values) and ``decide``; ``names`` (synthetic addresses); ``profile`` (what people write), ``suffixes`` and
+``load``. Everything is pure but ``load``, which reads a file, and everything but ``profile`` and ``load``
+needs the standard library only.
+"""

@@ -1,0 +1,218 @@
+"""From a TOML file to a ``Profile``; every failure is one line with file, line and key."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from nsharness.errors import NsharnessError
+from nsharness.policy.profile import Profile, SandboxProxyRule
+
+MAX_BYTES = 1 << 20
+"""A profile is written by people; a file beyond this size is something else."""
+
+Key = tuple[str | int, ...]
+
+_LINE = re.compile(r" ?\(at (line (\d+), column \d+|end of document)\)$")
+
+
+def load_profile(path: str | os.PathLike[str]) -> Profile:
+    """The profile in a TOML file. A file without ``name`` is called by its own name.
+
+    ``NsharnessError`` for a file that cannot be read, is no UTF-8, no TOML, or no profile.
+    """
+    path = Path(path)
+    return parse_profile(_read(path), str(path), default_name=_slug(path.stem))
+
+
+def parse_profile(text: str, source: str, *, default_name: str | None = None) -> Profile:
+    """The profile in TOML text; ``source`` is what messages call the file."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _syntax_error(text, source, str(error)) from None
+    except RecursionError:
+        raise NsharnessError(f"profile {source}", why="it is nested too deeply") from None
+    if default_name is not None:
+        data.setdefault("name", default_name)
+    try:
+        return Profile.model_validate(data)
+    except ValidationError as error:
+        raise explain(error, source, text, data) from None
+
+
+def explain(error: ValidationError, source: str, text: str = "", data: object = None) -> NsharnessError:
+    """The first problem of a validation as the error a user sees, with its line in ``text`` and the name
+    of its rule in ``data``. A profile that was made in Python has neither."""
+    problems = error.errors(include_url=False, include_input=False)
+    first = problems[0]
+    context = first.get("ctx", {})
+    where: Key = (*first["loc"], *context.get("where", ()))
+    why, hint = _reason(first["type"], str(first["msg"]), where)
+    if len(problems) > 1:
+        why += f"; and {len(problems) - 1} more"
+    parts = [f"profile {source}"]
+    line = _line_of(text, where)
+    if line is not None:
+        parts.append(f"line {line}")
+    rule = _rule_name(data, where)
+    if rule:
+        parts.append(f"rule {rule}")
+    if where:
+        parts.append(_dotted(where))
+    return NsharnessError(", ".join(parts), why=why, hint=hint)
+
+
+def _read(path: Path) -> str:
+    hint = "give the path of a TOML file"
+    try:
+        # Opening a FIFO would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise NsharnessError(f"profile {path}", why=why, hint=hint) from None
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            why = "is a directory" if stat.S_ISDIR(mode) else "not a regular file"
+            raise NsharnessError(f"profile {path}", why=why, hint=hint)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise NsharnessError(f"profile {path}", why=error.strerror or "cannot be read") from None
+    finally:
+        os.close(descriptor)
+    if len(content) > MAX_BYTES:
+        raise NsharnessError(f"profile {path}", why=f"larger than {MAX_BYTES >> 20} MiB, so not a profile")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise NsharnessError(f"profile {path}, line {line}", why="not UTF-8 text") from None
+
+
+def _slug(stem: str) -> str:
+    """A file's name made into a profile's; never empty."""
+    return re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:48] or "profile"
+
+
+def _syntax_error(text: str, source: str, message: str) -> NsharnessError:
+    """The parser's message names a position, which may be the end; it quotes no values."""
+    match = _LINE.search(message)
+    line = int(match[2]) if match and match[2] else len(text.splitlines())
+    return NsharnessError(f"profile {source}, line {line}", why=f"not TOML: {_LINE.sub('', message)}")
+
+
+def _reason(kind: str, message: str, where: Key) -> tuple[str, str]:
+    """Why, and what to do, in our words where pydantic's speak of Python."""
+    key = str(where[-1]) if where else ""
+    if kind == "extra_forbidden":
+        known = _known(where)
+        near = difflib.get_close_matches(key, known, 1)
+        return f"unknown key {key!a}", f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    if kind == "missing":
+        return "it is required", f"add {key} = …"
+    return message.removeprefix("Value error, "), ""
+
+
+def _known(where: Key) -> list[str]:
+    """The keys that are valid where an unknown one stood."""
+    model: type[BaseModel] = (
+        SandboxProxyRule if where[0] == "sandbox_proxy_rules" and len(where) > 1 else Profile
+    )
+    return list(model.model_fields)
+
+
+def _rule_name(data: object, where: Key) -> str:
+    """The name of the rule that a problem is in, if it has one."""
+    match data, where:
+        case {"sandbox_proxy_rules": [*rules]}, ("sandbox_proxy_rules", int(index), *_):
+            name = rules[index].get("name") if isinstance(rules[index], Mapping) else None
+            return name if isinstance(name, str) else ""
+    return ""
+
+
+def _dotted(where: Key) -> str:
+    text = ""
+    for part in where:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += ("." if text else "") + (part if re.fullmatch(r"[\w-]+", part) else ascii(part))
+    return text
+
+
+def _line_of(text: str, where: Key) -> int | None:
+    """The line of a key, or of the nearest thing around it that has one."""
+    lines = {key: line for line, key in reversed(list(_key_lines(text)))} if text else {}
+    for length in range(len(where), 0, -1):
+        if where[:length] in lines:
+            return lines[where[:length]]
+    return None
+
+
+def _key_lines(text: str) -> Iterator[tuple[int, Key]]:
+    """Every key of a valid TOML document with the line where its statement begins, in order.
+
+    The parser keeps no positions. But a statement of TOML, alone, is TOML: so take lines until they
+    parse, and look at what came out.
+    """
+    lines = text.splitlines(keepends=True)
+    table: Key = ()
+    counts: dict[Key, int] = {}
+    start = 0
+    while start < len(lines):
+        end = start + 1
+        while (statement := _parsed("".join(lines[start:end]))) is None and end < len(lines):
+            end += 1
+        if lines[start].lstrip().startswith("["):
+            table = _resolve(statement or {}, counts, is_array=lines[start].lstrip().startswith("[["))
+            yield start + 1, table
+        else:
+            for key in _paths(statement or {}):
+                yield start + 1, (*table, *key)
+        start = end
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return None
+
+
+def _resolve(header: Mapping[str, Any], counts: dict[Key, int], *, is_array: bool) -> Key:
+    """The full key of a table header; a part that is an array of tables means its latest element."""
+    names: list[str] = []
+    inner: Any = header
+    while isinstance(inner, Mapping) and inner:
+        name, inner = next(iter(inner.items()))
+        names.append(name)
+    table: Key = ()
+    for index, name in enumerate(names):
+        table = (*table, name)
+        if is_array and index == len(names) - 1:
+            counts[table] = counts.get(table, -1) + 1
+        if table in counts:
+            table = (*table, counts[table])
+    return table
+
+
+def _paths(value: object, key: Key = ()) -> Iterator[Key]:
+    """The key of everything inside a value."""
+    if key:
+        yield key
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _paths(inner, (*key, name))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _paths(inner, (*key, index))

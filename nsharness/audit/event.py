@@ -1,0 +1,90 @@
+"""One event of a sandbox's audit log.
+
+A decision is recorded when it is made, before anything leaves; how the request ended follows as an
+event of its own with the same ``request`` number. Header names may stand in an event, values never,
+and neither does a query: clients put keys of their own there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal, cast, get_args
+
+Action = Literal["allow", "inject", "deny", "response", "error"]
+Road = Literal["transparent", "connect", "forward", "dns"]
+
+_MAX_TEXT = 2048
+_INTEGERS = frozenset({"at", "request", "port", "status", "sent", "received"})
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """What was asked for, and what became of it.
+
+    ``allow``, ``inject`` (allowed, with the ``headers`` named) and ``deny`` are decisions; ``response``
+    says how an allowed request ended and ``error`` why it did not. ``at`` is nanoseconds of the
+    monotonic clock, comparable between the processes of one machine, ``time`` the same moment in
+    UTC (RFC 3339). ``request`` counts within one proxy process. ``sent`` and ``received`` are bytes
+    of the bodies, ``seconds`` the time from the decision to the end.
+    """
+
+    at: int
+    time: str
+    sandbox: str
+    action: Action
+    road: Road
+    request: int = 0
+    method: str | None = None
+    scheme: str | None = None
+    host: str | None = None
+    port: int | None = None
+    path: str | None = None
+    rule: str | None = None
+    reason: str | None = None
+    headers: tuple[str, ...] = ()
+    status: int | None = None
+    sent: int | None = None
+    received: int | None = None
+    seconds: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object without what is absent; texts that a client chose are bounded."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: _plain(value) for name, value in values.items() if value is not None and value != ()}
+
+    @classmethod
+    def from_json(cls, data: object) -> AuditEvent:
+        """Read what ``to_json`` wrote; ``ValueError`` for anything else."""
+        if not isinstance(data, dict):
+            raise ValueError("an audit event is a JSON object")
+        known = {field.name for field in fields(cls)}
+        missing = {"at", "time", "sandbox", "action", "road"} - set(data)
+        if missing or set(data) - known:
+            raise ValueError(
+                f"an audit event has unknown or missing keys: {sorted(missing or set(data) - known)}"
+            )
+        for name, value in data.items():
+            _check(name, value)
+        headers = tuple(data.get("headers", ()))
+        return cls(**cast("dict[str, Any]", {**data, "headers": headers}))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, str) and len(value) > _MAX_TEXT:
+        return value[: _MAX_TEXT - 1] + "…"
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _check(name: str, value: object) -> None:
+    if name == "headers":
+        right = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    elif name in _INTEGERS:
+        right = type(value) is int
+    elif name == "seconds":
+        right = type(value) in (int, float)
+    else:
+        right = isinstance(value, str)
+    if name in ("action", "road"):
+        right = value in get_args(Action if name == "action" else Road)
+    if not right:
+        raise ValueError(f"an audit event has no such {name}")

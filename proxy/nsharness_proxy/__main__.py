@@ -1,0 +1,159 @@
+"""The proxy process: ``python -I -m nsharness_proxy --control-fd N --credentials-fd M [--ca-fd K]``.
+
+N is one end of a SOCK_SEQPACKET pair with the supervisor, M the sealed credential map, K a memfd for
+the authority's key: empty at the first start, when the key is made and sealed into it, and full at
+every later one.
+
+The order matters. The certificate is reported before anything slow is imported, because a sandbox
+needs nothing more to start. The credentials are read by a process that nobody can trace or dump.
+Privileges are given up when everything has been imported, because the unprivileged user may not be
+able to read the interpreter's files; from then on nothing can be imported any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.abc
+import importlib.machinery
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from nsharness.credentials.build import CredentialMap
+from nsharness.errors import NsharnessError
+from nsharness.linux import fds
+from nsharness.linux.process import become, make_undumpable, set_no_new_privs
+from nsharness_proxy.ca import CertificateAuthority
+from nsharness_proxy.control import Control
+from nsharness_proxy.report import Report, describe
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run until the supervisor ends us. Does not return."""
+    make_undumpable()
+    # Nothing in it is for us, and OpenSSL and the engine would look for key logs and configuration there.
+    os.environ.clear()
+    os.umask(0o077)
+    # Ctrl-C goes to the whole foreground group; it is the supervisor's to handle.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    parser = argparse.ArgumentParser(prog="nsharness_proxy")
+    parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--credentials-fd", type=int, required=True)
+    parser.add_argument("--ca-fd", type=int)
+    given = parser.parse_args(arguments)
+    control = Control(socket.socket(fileno=given.control_fd))
+    report = Report(control.send)
+    report.capture()
+    code = 1
+    try:
+        code = run(control, report, given.credentials_fd, given.ca_fd)
+    except NsharnessError as error:
+        control.send({"event": "fatal", "text": str(error)})
+    except Exception as error:  # noqa: BLE001 - the boundary of the process
+        control.send({"event": "fatal", "text": f"the proxy failed: {describe(error)}"})
+    control.close()
+    # A look-up that still waits in a thread must not keep the process alive.
+    os._exit(code)
+
+
+def run(control: Control, report: Report, credentials_fd: int, ca_fd: int | None) -> int:
+    """The life of the process; the exit status."""
+    authority = load_authority(ca_fd)
+    control.send({"event": "ca", "pem": authority.certificate_pem})
+    credentials = load_credentials(credentials_fd)
+    control.send(
+        {"event": "credentials", "hosts": list(credentials.hosts), "headers": credentials.header_names()}
+    )
+    # Here, because it is slow.
+    from nsharness_proxy.engine import Engine
+
+    message, descriptors = control.receive()
+    fds.close_all(descriptors)
+    if message is None:
+        return 0
+    if message.get("op") != "start":
+        raise NsharnessError("proxy", why="the first message is not start")
+    engine = Engine(authority, credentials, control, report)
+    give_up_privileges(message.get("uid"), message.get("gid"))
+    sys.meta_path.insert(0, NoLateImports(report))
+    with asyncio.Runner() as runner:
+        return runner.run(serve(engine))
+
+
+async def serve(engine: object) -> int:
+    """Serve until the supervisor or a signal ends it."""
+    from nsharness_proxy.engine import Engine
+
+    assert isinstance(engine, Engine)
+    loop = asyncio.get_running_loop()
+    # As the engine's own event loop runs: a hook is answered without another turn of the loop.
+    loop.set_task_factory(asyncio.eager_task_factory)
+    serving = asyncio.ensure_future(engine.serve())
+    loop.add_signal_handler(signal.SIGTERM, serving.cancel)
+    await asyncio.wait([serving])
+    if not serving.cancelled() and (error := serving.exception()):
+        raise error
+    return 0
+
+
+def load_authority(descriptor: int | None) -> CertificateAuthority:
+    """The authority in the memfd, or a new one, which is sealed into it for the next process."""
+    if descriptor is None:
+        return CertificateAuthority.create()
+    try:
+        content = fds.read_all(descriptor)
+        if content:
+            return CertificateAuthority.from_pem(content)
+        authority = CertificateAuthority.create()
+        fds.write_all(descriptor, authority.to_pem())
+        fds.seal(descriptor)
+        return authority
+    finally:
+        os.close(descriptor)
+
+
+def load_credentials(descriptor: int) -> CredentialMap:
+    """The credential map; the descriptor is closed, its offset untouched for the next process."""
+    try:
+        return CredentialMap.from_bytes(fds.read_all(descriptor))
+    except ValueError as error:
+        raise NsharnessError("proxy", why=str(error)) from None
+    finally:
+        os.close(descriptor)
+
+
+def give_up_privileges(uid: int | None, gid: int | None) -> None:
+    """Become the given user, or stay the one we are without any capability. Never root."""
+    if os.geteuid() == 0 and not uid:
+        raise NsharnessError("proxy", why="it would run as root", hint="start it with a uid and a gid")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    set_no_new_privs()
+    become(os.geteuid() if uid is None else uid, os.getegid() if gid is None else gid)
+    # A change of user sets the flag anew (prctl(2)).
+    make_undumpable()
+
+
+class NoLateImports(importlib.abc.MetaPathFinder):
+    """Refuses every import once the process serves: nothing new comes into it, by accident or by plan."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Never finds anything."""
+        self._report.log("error", f"a late import of {fullname} was refused")
+        raise ImportError(f"{fullname} was not imported before privileges were given up", name=fullname)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""The certificate authority that the sandboxes trust: one key, in memory only.
+
+An EC key is made in a fraction of a millisecond and this module needs nothing but ``cryptography``,
+so that the certificate is known long before the engine has been imported. It signs leaf
+certificates for hosts that the policy allows, and nothing else. All of them share one key, which is
+not the authority's own.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+VALIDITY = dt.timedelta(days=30)
+# Clocks of sandboxes and hosts differ.
+_BACKDATED = dt.timedelta(days=1)
+_COMMON_NAME_LIMIT = 64
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Leaf:
+    """A certificate for one host, and its key."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+
+class CertificateAuthority:
+    """Signs certificates for hosts. ``create`` makes a new one, ``from_pem`` continues an earlier one."""
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+        self._key = key
+        self._certificate = certificate
+        self._leaf_key = ec.generate_private_key(ec.SECP256R1())
+        self._issuer_id = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+
+    @classmethod
+    def create(cls) -> CertificateAuthority:
+        """A new authority with a P-256 key, valid for 30 days."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        now = dt.datetime.now(dt.UTC)
+        serial = x509.random_serial_number()
+        # A name of its own for each: clients pick an issuer by name, and runs must not be confused.
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"nsharness CA {serial & 0xFFFFFFFF:08x}")])
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(serial)
+            .not_valid_before(now - _BACKDATED)
+            .not_valid_after(now + VALIDITY)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_key_usage(signs_certificates=True), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        return cls(key, certificate)
+
+    @classmethod
+    def from_pem(cls, content: bytes) -> CertificateAuthority:
+        """Read what ``to_pem`` gave; ``ValueError``, without the content, for anything else."""
+        problem = "the authority's key or certificate is malformed"
+        try:
+            key = serialization.load_pem_private_key(content, password=None)
+            certificate = x509.load_pem_x509_certificate(content)
+        except (ValueError, TypeError):
+            raise ValueError(problem) from None
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or certificate.public_key() != key.public_key():
+            raise ValueError(problem)
+        return cls(key, certificate)
+
+    @property
+    def certificate_pem(self) -> str:
+        """What a sandbox's trust store gets."""
+        return self._certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+    def to_pem(self) -> bytes:
+        """Key and certificate: only ever into a sealed memfd."""
+        key = self._key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return key + self.certificate_pem.encode("ascii")
+
+    def leaf(self, host: str) -> Leaf:
+        """A new certificate for a canonical host, a name or an IP address."""
+        now = dt.datetime.now(dt.UTC)
+        # A subject may be empty, the alternative name is critical then (RFC 5280 section 4.2.1.6).
+        attributes = (
+            [x509.NameAttribute(NameOID.COMMON_NAME, host)] if len(host) <= _COMMON_NAME_LIMIT else []
+        )
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name(attributes))
+            .issuer_name(self._certificate.subject)
+            .public_key(self._leaf_key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - _BACKDATED)
+            .not_valid_after(self._certificate.not_valid_after_utc)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName([_general_name(host)]), critical=not attributes)
+            .add_extension(_key_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(self._issuer_id),
+                critical=False,
+            )
+            .sign(self._key, hashes.SHA256())
+        )
+        return Leaf(certificate, self._leaf_key)
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )

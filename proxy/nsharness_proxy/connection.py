@@ -1,0 +1,140 @@
+"""One client connection in the event loop: the engine's handler, with our guard at every hook.
+
+The engine's own way of calling addons goes on with a request when an addon fails. Here a hook that
+nobody answers, or that fails, ends the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from types import TracebackType
+from typing import Final, Literal
+
+from mitmproxy import options
+from mitmproxy.connection import ConnectionState, Server
+from mitmproxy.proxy import commands, events, mode_specs, server, server_hooks
+from mitmproxy.proxy.layer import Layer
+
+from nsharness_proxy import upstream
+from nsharness_proxy.guard import Guard
+from nsharness_proxy.layers import MAX_PENDING
+from nsharness_proxy.report import Report
+from nsharness_proxy.upstream import UpstreamError
+
+# Steps at which there is nothing to decide. Every other one must have a method of the guard.
+_UNGUARDED: Final = frozenset(
+    {
+        "client_disconnected",
+        "http_connected",
+        "http_connect_error",
+        "request",
+        "tls_clienthello",
+        "tls_established_client",
+        "tls_established_server",
+        "tls_failed_server",
+        "websocket_start",
+        "websocket_end",
+    }
+)
+
+_ExceptionInfo = Literal[True] | tuple[type[BaseException], BaseException, TracebackType | None] | None
+
+
+class Connection(server.LiveConnectionHandler):
+    """Serves one client until either side is done."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        settings: options.Options,
+        mode: mode_specs.ProxyMode,
+        guard: Guard,
+        report: Report,
+    ) -> None:
+        super().__init__(reader, writer, settings, mode)
+        self._writer = writer
+        self._guard = guard
+        self._report = report
+        self._progress = asyncio.Event()
+        self.layer: Layer = guard.top_layer(self.layer.context)
+
+    def abort(self) -> None:
+        """End the connection at once, whatever it was doing."""
+        self._writer.transport.abort()
+
+    async def handle_hook(self, hook: commands.StartHook) -> None:
+        if hook.name in _UNGUARDED:
+            return
+        try:
+            with self.timeout_watchdog.disarm():
+                answer = getattr(self._guard, hook.name)
+                answer(*hook.args())
+        except Exception as error:
+            self._report.failure(f"the guard failed at {hook.name}", error)
+            self.abort()
+            if isinstance(hook, server_hooks.ClientConnectedHook):
+                self.client.error = "refused"
+                return
+            # The task that the hook runs in ends here: nobody gets to know that the hook is done, and the
+            # request stays where it is.
+            raise asyncio.CancelledError from None
+
+    async def open_connection(self, command: commands.OpenConnection) -> None:
+        """Connect to a host that a request was allowed to."""
+        host = command.connection
+        assert isinstance(host, Server)
+        assert host.address is not None
+        try:
+            if host.address not in self._guard.approved:
+                raise UpstreamError("upstream-address-refused")
+            reader, writer = await upstream.connect(self._guard.sandbox.policy, *host.address)
+        except (UpstreamError, asyncio.CancelledError) as error:
+            cancelled = isinstance(error, asyncio.CancelledError)
+            host.error = "upstream-unreachable" if cancelled else str(error)
+            await self.server_event(events.OpenConnectionCompleted(command, host.error))
+            if cancelled:
+                raise
+            return
+        host.timestamp_start = host.timestamp_tcp_setup = time.time()
+        host.state = ConnectionState.OPEN
+        host.peername = writer.get_extra_info("peername")[:2]
+        host.sockname = writer.get_extra_info("sockname")[:2]
+        self.transports[host] = server.ConnectionIO(asyncio.current_task(), reader, writer)
+        await self.server_event(events.OpenConnectionCompleted(command, None))
+        patience = asyncio.get_running_loop().call_later(
+            upstream.CONNECT_SECONDS, self._end_handshake, host, writer
+        )
+        try:
+            await self.handle_connection(host)
+        finally:
+            patience.cancel()
+
+    def _end_handshake(self, host: Server, writer: asyncio.StreamWriter) -> None:
+        """A host that takes connections and never answers is given up."""
+        if host.tls and not host.tls_established:
+            writer.transport.abort()
+
+    async def server_event(self, event: events.Event) -> None:
+        await super().server_event(event)
+        self._progress.set()
+
+    async def drain_writers(self) -> None:
+        """Wait until what was read has gone on; for the client also until little of it waits for a host."""
+        await super().drain_writers()  # type: ignore[no-untyped-call]
+        transport = self.transports.get(self.client)
+        if transport is None or transport.handler is not asyncio.current_task():
+            return
+        while self._guard.pending > MAX_PENDING:
+            self._progress.clear()
+            await self._progress.wait()
+
+    def log(self, message: str, level: int = logging.INFO, exc_info: _ExceptionInfo = None) -> None:
+        """The engine's messages quote what clients send: they are dropped. Where one tells of a crash, the
+        connection ends, which would hang otherwise."""
+        if exc_info:
+            error = exc_info[1] if isinstance(exc_info, tuple) else None
+            self._report.failure("a connection failed", error)
+            self.abort()

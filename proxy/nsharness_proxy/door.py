@@ -1,0 +1,160 @@
+"""The first half of a client connection: where it arrived, whether it may stay, and what it speaks.
+
+Every method is called by the engine at the step that its name says.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from mitmproxy import http, tls
+from mitmproxy.connection import Client, Server
+from mitmproxy.net.tls import starts_like_tls_record
+from mitmproxy.proxy import layer
+from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layers import modes
+from mitmproxy.proxy.layers.http import HTTPMode
+
+from nsharness.audit.event import Road
+from nsharness.policy.authority import Authority, Refusal, authority
+from nsharness.policy.decide import Deny, decide_host
+from nsharness_proxy import claims, refusal
+from nsharness_proxy.claims import Origin
+from nsharness_proxy.layers import ClientTls, Closed, Http
+from nsharness_proxy.refusal import Refused
+from nsharness_proxy.sandbox import Sandbox
+
+# The beginning of a request line (RFC 9112 section 3), as far as it has come.
+_REQUEST_START: Final = re.compile(rb"[A-Za-z][A-Za-z-]{0,23}( |$)")
+_TLS_HANDSHAKE: Final = 0x16
+_DISTRUST: Final = ("unknown ca", "bad certificate", "certificate unknown")
+
+
+class Door:
+    """One client connection of one sandbox, up to its first request."""
+
+    def __init__(self, sandbox: Sandbox, origin: Origin) -> None:
+        self.sandbox = sandbox
+        self.origin = origin
+        self.tunnel: Authority | None = None
+        """Where the CONNECT tunnel leads that this connection has become."""
+        self._http: list[Http] = []
+
+    def client_connected(self, client: Client) -> None:
+        """A transparent connection leads to a name that was issued or an address that is listed, or ends."""
+        if self.origin.entrance == "explicit":
+            return
+        agreed = authority(claims.of_connection(self.origin, self.sandbox.names))
+        if not self.sandbox.listener_identifies:
+            self.deny(None, agreed, Refused(403, "transparent-closed"))
+        elif isinstance(agreed, Refusal):
+            self.deny(None, agreed, refused_by_authority(agreed))
+        elif isinstance(decision := decide_host(self.sandbox.policy, agreed.host, agreed.port), Deny):
+            self.deny(None, agreed, denied_by_policy(decision))
+        else:
+            return
+        client.error = "refused"
+
+    def top_layer(self, context: Context) -> layer.Layer:
+        """What a new connection starts with."""
+        if self.origin.entrance == "explicit":
+            return self._new_http(context, HTTPMode.regular)
+        context.server.address = self.origin.dialled
+        return modes.TransparentProxy(context)
+
+    def next_layer(self, next_layer: layer.NextLayer) -> None:
+        """TLS once, then HTTP; anything else ends the connection."""
+        data, context = next_layer.data_client(), next_layer.context  # type: ignore[no-untyped-call]
+        if not data:
+            return
+        if data[0] == _TLS_HANDSHAKE and not context.client.tls:
+            if len(data) > 2:
+                tls_starts = starts_like_tls_record(data)
+                next_layer.layer = ClientTls(context) if tls_starts else self._closed(context)
+        elif _REQUEST_START.match(data):
+            next_layer.layer = self._new_http(context, HTTPMode.transparent)
+        else:
+            next_layer.layer = self._closed(context)
+
+    def tls_start_client(self, start: tls.TlsData) -> None:
+        """The certificate is for where the connection leads, whatever the client asks for by SNI."""
+        agreed = self.tunnel
+        if self.origin.entrance != "explicit":
+            leads = authority(claims.of_connection(self.origin, self.sandbox.names))
+            agreed = leads if isinstance(leads, Authority) else None
+        if agreed is not None:
+            start.ssl_conn = self.sandbox.client_tls.connection(agreed.host)
+
+    def tls_failed_client(self, failed: tls.TlsData) -> None:
+        """Said at once: clients that distrust our certificate try again silently for half a minute."""
+        error = failed.conn.error or ""
+        reason = "client-distrusts-ca" if any(text in error for text in _DISTRUST) else "client-tls-failed"
+        self.sandbox.record("error", self.road, scheme="https", host=failed.conn.sni, reason=reason)
+
+    def tls_start_server(self, start: tls.TlsData) -> None:
+        """The host's certificate is verified for the name that was decided on."""
+        server = start.conn
+        assert isinstance(server, Server)
+        assert server.address is not None
+        start.ssl_conn = self.sandbox.host_tls.connection(server.address[0])
+
+    @property
+    def pending(self) -> int:
+        """Bytes from the client that are kept in memory."""
+        return sum(http.pending for http in self._http)
+
+    @property
+    def road(self) -> Road:
+        """The way that requests take here."""
+        if self.origin.entrance != "explicit":
+            return "transparent"
+        return "connect" if self.tunnel else "forward"
+
+    def _new_http(self, context: Context, mode: HTTPMode) -> Http:
+        self._http.append(Http(context, mode, self._malformed))
+        return self._http[-1]
+
+    def _closed(self, context: Context) -> Closed:
+        self.deny(None, self.tunnel, Refused(400, "not-http"))
+        return Closed(context)
+
+    def _malformed(self) -> None:
+        self.deny(None, self.tunnel, refusal.malformed(""))
+
+    def deny(
+        self,
+        flow: http.HTTPFlow | None,
+        agreed: Authority | Refusal | None,
+        refused: Refused,
+        *,
+        method: str | None = None,
+        path: str | None = None,
+    ) -> None:
+        """Record a denial, and answer the request with it where there is one."""
+        known = agreed if isinstance(agreed, Authority) else None
+        self.sandbox.record(
+            "deny",
+            self.road,
+            method=flow.request.method if flow else method,
+            host=known.host if known else None,
+            port=known.port if known else None,
+            path=path,
+            rule=refused.rule,
+            reason=refused.reason,
+            status=refused.status if flow else None,
+        )
+        if flow is not None:
+            flow.response = refused.response(flow.request.method)
+            if refused.status == 400:
+                # Who knows what the rest of such a connection would be taken for.
+                flow.response.headers["connection"] = "close"
+
+
+def refused_by_authority(refused: Refusal) -> Refused:
+    reason = refusal.MALFORMED if refused.status == 400 else "misdirected-request"
+    return Refused(refused.status, reason, hint=refused.reason)
+
+
+def denied_by_policy(denied: Deny) -> Refused:
+    return Refused(403, denied.reason, denied.rule, denied.hint)

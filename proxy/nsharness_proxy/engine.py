@@ -1,0 +1,198 @@
+"""The proxy at work: sandboxes are attached with their sockets, and detached again.
+
+Of the engine only its protocol layers and its connection handling are used. Its ``Master`` is not:
+importing that takes as long as all the rest, because it brings every addon with it, and flow store,
+commands, scripts and web pages are just what must not be here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mitmproxy import ctx, options
+
+from nsharness.audit.event import AuditEvent
+from nsharness.audit.log import AuditLog
+from nsharness.credentials.build import CredentialMap
+from nsharness.credentials.secret import Secret
+from nsharness.linux import fds
+from nsharness.policy.model import Policy
+from nsharness.policy.names import NameTable
+from nsharness_proxy.ca import CertificateAuthority
+from nsharness_proxy.claims import Entrance
+from nsharness_proxy.control import Control, Message
+from nsharness_proxy.listener import Listener
+from nsharness_proxy.report import Report
+from nsharness_proxy.sandbox import Sandbox
+from nsharness_proxy.stub import Stub
+from nsharness_proxy.tls import ClientSide, HostSide, rehearse
+
+# In the order in which an attach message carries them.
+_ENTRANCES: Final[tuple[Entrance, ...]] = ("http", "https", "explicit")
+_SOCKETS: Final = 5
+_ATTACH_KEYS: Final = frozenset({"op", "sandbox", "policy", "bearer", "names", "upstream_ca", "tag"})
+
+# Engine options that some addon of its own would define.
+_SETTINGS: Final[dict[str, tuple[Any, Any]]] = {
+    "connection_strategy": (str, "lazy"),  # Nothing is looked up or connected to before the decision.
+    "validate_inbound_headers": (bool, True),
+    "normalize_outbound_headers": (bool, True),
+    "store_streamed_bodies": (bool, False),
+    "stream_large_bodies": (str | None, None),
+    "body_size_limit": (str | None, None),
+    "keep_host_header": (bool, True),
+    "proxy_debug": (bool, False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Attached:
+    listeners: tuple[Listener, ...]
+    stub: Stub
+    log: AuditLog
+
+    async def close(self) -> None:
+        self.stub.stop()
+        await asyncio.gather(*(listener.close() for listener in self.listeners))
+        # Last, because connections that end have something to record.
+        self.log.close()
+
+
+class Engine:
+    """Serves any number of sandboxes from one process."""
+
+    def __init__(
+        self, authority: CertificateAuthority, credentials: CredentialMap, control: Control, report: Report
+    ) -> None:
+        self._authority = authority
+        self._credentials = credentials
+        self._control = control
+        self._report = report
+        self._host_tls = HostSide()
+        self._attached: dict[str, _Attached] = {}
+        self._settings = engine_options()
+        rehearse(authority)
+        if self._host_tls.trusts is None:
+            report.log(
+                "warning", "no bundle of trusted authorities was found: no https upstream will be trusted"
+            )
+
+    async def serve(self) -> None:
+        """Do what the supervisor says until it says stop, or is gone."""
+        self._control.attach()
+        self._control.send({"event": "ready", "engine": "mitmproxy"})
+        async for message, descriptors in self._control.messages():
+            if message.get("op") == "stop":
+                fds.close_all(descriptors)
+                return
+            await self._obey(message, descriptors)
+
+    async def _obey(self, message: Message, descriptors: list[int]) -> None:
+        sandbox = str(message.get("sandbox", ""))
+        reply = {"sandbox": sandbox, **({"reply_to": message["tag"]} if "tag" in message else {})}
+        try:
+            if message.get("op") == "attach":
+                await self._attach(message, descriptors)
+                self._control.send({"event": "attached", **reply})
+            elif message.get("op") == "detach":
+                await self.detach(sandbox)
+                self._control.send({"event": "detached", **reply})
+            else:
+                raise ValueError("unknown operation")
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            # A sandbox whose policy cannot be read is not served at all; the others are not disturbed.
+            fds.close_all(descriptors)
+            why = str(error) or type(error).__name__
+            what = f"proxy: {message.get('op')} {sandbox}"
+            if "tag" not in message:
+                # Nobody waits for the answer: a person should see it at least.
+                self._report.log("error", f"{what}: {why}")
+            self._control.send({"event": "error", "what": what, "why": why, "hint": "", **reply})
+
+    async def _attach(self, message: Message, descriptors: list[int]) -> None:
+        unknown = set(message) - _ATTACH_KEYS
+        if unknown or not isinstance(message["sandbox"], str) or message["sandbox"] in self._attached:
+            raise ValueError(f"unknown keys {sorted(unknown)}, or a sandbox that is attached already")
+        if len(descriptors) not in (_SOCKETS + 1, _SOCKETS + 2):
+            raise ValueError(f"{len(descriptors)} descriptors came with it")
+        if not all(stat.S_ISSOCK(os.fstat(descriptor).st_mode) for descriptor in descriptors[:_SOCKETS]):
+            raise ValueError("one of the descriptors is no socket")
+        credentials = self._credentials
+        if len(descriptors) > _SOCKETS + 1:
+            credentials = CredentialMap.from_bytes(fds.read_all(descriptors[-1]))
+        log = AuditLog(descriptors[_SOCKETS])
+        sandbox = self._sandbox(message, credentials, log)
+        fds.close_all(descriptors[_SOCKETS + 1 :])
+        *tcp, dns_udp, dns_tcp = (socket.socket(fileno=d) for d in descriptors[:_SOCKETS])
+        # From here on each descriptor has an owner.
+        descriptors.clear()
+        attached = _Attached(
+            tuple(
+                Listener(sandbox, entrance, sock, self._settings, self._report)
+                for entrance, sock in zip(_ENTRANCES, tcp, strict=True)
+            ),
+            Stub(dns_udp, dns_tcp, sandbox.resolve),
+            log,
+        )
+        try:
+            for listener in attached.listeners:
+                await listener.start()
+            await attached.stub.start()
+        except BaseException:
+            await attached.close()
+            raise
+        self._attached[sandbox.id] = attached
+
+    def _sandbox(self, message: Message, credentials: CredentialMap, log: AuditLog) -> Sandbox:
+        bearer, names, authorities = (message.get(key) for key in ("bearer", "names", "upstream_ca"))
+        identifier = message["sandbox"]
+
+        def write(event: AuditEvent) -> None:
+            log.write(event)
+            self._control.send({"event": "audit", **event.to_json()})
+
+        def on_names(table: NameTable) -> None:
+            self._control.send({"event": "names", "sandbox": identifier, "names": table.to_json()})
+
+        return Sandbox(
+            id=identifier,
+            policy=Policy.from_json(message["policy"]),
+            credentials=credentials,
+            client_tls=ClientSide(self._authority),
+            host_tls=HostSide(authorities.encode()) if authorities else self._host_tls,
+            write=write,
+            names=NameTable() if names is None else NameTable.from_json(names),
+            bearer=None if bearer is None else Secret(bearer),
+            on_names=on_names,
+        )
+
+    async def detach(self, identifier: str) -> None:
+        """Close everything that a sandbox has here; one that is not attached has nothing."""
+        attached = self._attached.pop(identifier, None)
+        if attached is not None:
+            await attached.close()
+
+
+def engine_options() -> options.Options:
+    """The engine's settings. It reads no configuration, and has no folder to write to."""
+    settings = options.Options()
+    for name, (kind, value) in _SETTINGS.items():
+        settings.add_option(name, kind, value, "")
+    settings.update(  # type: ignore[no-untyped-call]
+        confdir="/nonexistent",
+        server=False,
+        mode=[],
+        http2=False,
+        http3=False,
+        rawtcp=False,
+        websocket=True,
+        showhost=False,
+        upstream_cert=False,
+    )
+    ctx.options = settings
+    return settings

@@ -1,0 +1,105 @@
+"""What the proxy knows of one sandbox. A listener holds its sandbox by reference: there is no look-up
+by an identifier that a client could send, and nothing is shared between two sandboxes but the code.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime as dt
+import hmac
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from nsharness.audit.event import Action, AuditEvent, Road
+from nsharness.credentials.build import CredentialMap
+from nsharness.credentials.secret import Secret
+from nsharness.policy.decide import Deny, decide_host
+from nsharness.policy.hosts import HostError, canonical_host, is_ip
+from nsharness.policy.model import Policy
+from nsharness.policy.names import NamesError, NameTable
+from nsharness_proxy.tls import ClientSide, HostSide
+
+_numbers = itertools.count(1)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Sandbox:
+    """One sandbox: its policy, its credentials, its names, and where its decisions are recorded."""
+
+    id: str
+    policy: Policy
+    credentials: CredentialMap
+    client_tls: ClientSide
+    host_tls: HostSide
+    write: Callable[[AuditEvent], None]
+    """Keeps an event for good; raises ``OSError`` when it cannot."""
+    names: NameTable = field(default_factory=NameTable)
+    bearer: Secret | None = None
+    on_names: Callable[[NameTable], None] = lambda _: None
+    """Called when a name got an address, so that a later proxy gives it the same one."""
+
+    def __post_init__(self) -> None:
+        if (self.policy.proxy_auth == "bearer") != (self.bearer is not None):
+            raise ValueError("a bearer is needed exactly where the policy asks for one")
+        # In the order of the profile, so that another proxy with the same policy issues the same addresses.
+        for rule in self.policy.rules:
+            for pattern in rule.hosts:
+                if not pattern.subdomains and not is_ip(pattern.base):
+                    self.names.address_of(pattern.base)
+
+    @property
+    def listener_identifies(self) -> bool:
+        """Whether arriving at a listener of this sandbox is proof enough of being it."""
+        return self.bearer is None
+
+    def record(self, action: Action, road: Road, **facts: Any) -> None:
+        """Write an audit event of this moment."""
+        moment = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
+        self.write(
+            AuditEvent(time.monotonic_ns(), moment.replace("+00:00", "Z"), self.id, action, road, **facts)
+        )
+
+    def resolve(self, name: str) -> str | None:
+        """The synthetic address of a name that policy allows; None, recorded, for any other."""
+        try:
+            host = canonical_host(name)
+        except HostError:
+            self.record("deny", "dns", host=name, reason="malformed-name")
+            return None
+        if is_ip(host):
+            return None
+        decision = decide_host(self.policy, host)
+        if isinstance(decision, Deny):
+            self.record("deny", "dns", host=host, rule=decision.rule, reason=decision.reason)
+            return None
+        known = len(self.names)
+        try:
+            address = self.names.address_of(host)
+        except NamesError:
+            self.record("deny", "dns", host=host, rule=decision.rule.name, reason="too-many-names")
+            return None
+        if len(self.names) != known:
+            self.on_names(self.names)
+        return address
+
+    def admits(self, authorization: str | None) -> bool:
+        """Whether a Proxy-Authorization header proves the bearer: Basic, with it as the user name and no
+        password (RFC 7617). Compared in constant time. Without a bearer everybody is admitted."""
+        if self.bearer is None:
+            return True
+        scheme, _, encoded = (authorization or "").partition(" ")
+        try:
+            given = base64.b64decode(encoded.strip(), validate=True)
+        except (binascii.Error, ValueError):
+            given = b""
+        expected = self.bearer.reveal().encode() + b":"
+        return hmac.compare_digest(given, expected) and scheme.lower() == "basic"
+
+
+def next_number() -> int:
+    """A number for a request, unique within this process."""
+    return next(_numbers)

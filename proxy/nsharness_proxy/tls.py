@@ -1,0 +1,127 @@
+"""TLS on both sides: towards the client with certificates of our own, towards the host verified.
+
+OpenSSL objects are made here and handed to the engine, so that none of its own TLS configuration,
+which keeps keys in files, is ever loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from OpenSSL import SSL, crypto
+
+from nsharness.policy.hosts import is_ip
+from nsharness_proxy.ca import CertificateAuthority
+
+# HTTP/2 is offered to neither side. The engine would take an HTTP/2 request before it knows what the
+# upstream speaks, and hand a body of unknown length on to an HTTP/1.1 upstream without framing, whose
+# bytes would then be read as the next request; and it buffers without bound for a stalled stream.
+PROTOCOL = b"http/1.1"
+
+TRUST_STORES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Arch, Gentoo, Alpine
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # Fedora, RHEL, newer
+    "/etc/ssl/ca-bundle.pem",  # openSUSE
+    "/etc/ssl/cert.pem",  # Alpine, Void
+    "/etc/pki/tls/cacert.pem",
+)
+"""Where distributions keep the bundle of trusted authorities. The environment is not asked."""
+
+_CONTEXTS = 256
+
+
+class ClientSide:
+    """The server's half of TLS with clients: one context for each host, made when first needed."""
+
+    def __init__(self, authority: CertificateAuthority) -> None:
+        self._authority = authority
+        self._contexts: OrderedDict[str, SSL.Context] = OrderedDict()
+
+    def connection(self, host: str) -> SSL.Connection:
+        """A new handshake as the canonical ``host``, which policy must allow."""
+        context = self._contexts.get(host)
+        if context is None:
+            context = self._contexts[host] = self._context(host)
+            if len(self._contexts) > _CONTEXTS:
+                self._contexts.popitem(last=False)
+        self._contexts.move_to_end(host)
+        connection = SSL.Connection(context)
+        connection.set_accept_state()
+        return connection
+
+    def _context(self, host: str) -> SSL.Context:
+        leaf = self._authority.leaf(host)
+        context = SSL.Context(SSL.TLS_SERVER_METHOD)
+        context.set_min_proto_version(SSL.TLS1_2_VERSION)
+        context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
+        context.set_session_id(host.encode("ascii")[:32])
+        context.use_certificate(leaf.certificate)
+        context.use_privatekey(leaf.key)
+        context.set_alpn_select_callback(_select_protocol)
+        return context
+
+
+class HostSide:
+    """The client's half of TLS with hosts: verified against the system's authorities, by name."""
+
+    def __init__(self, extra: bytes = b"") -> None:
+        """``extra`` are further authorities in PEM; ``ValueError`` if they are none."""
+        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        context.set_min_proto_version(SSL.TLS1_2_VERSION)
+        context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
+        context.set_verify(SSL.VERIFY_PEER)
+        bundle = next((path for path in TRUST_STORES if Path(path).is_file()), None)
+        if bundle is not None:
+            context.load_verify_locations(bundle)
+        self.trusts = bundle
+        for certificate in x509.load_pem_x509_certificates(extra) if extra else ():
+            store = context.get_cert_store()
+            assert store is not None
+            store.add_cert(crypto.X509.from_cryptography(certificate))
+        self._context = context
+
+    def connection(self, host: str) -> SSL.Connection:
+        """A new handshake with the canonical ``host``: its certificate must be for that name or address."""
+        connection = SSL.Connection(self._context)
+        _expect_host(connection, host)
+        connection.set_alpn_protos([PROTOCOL])
+        connection.set_connect_state()
+        return connection
+
+
+def rehearse(authority: CertificateAuthority) -> None:
+    """One handshake with ourselves: the libraries import parts of themselves when they are first used."""
+    client, server = HostSide().connection("rehearsal.invalid"), ClientSide(authority).connection("rehearsal.invalid")
+    ends = ((client, server), (server, client))
+    for here, there in ends * 2:
+        # It fails where the certificate is verified, which is as far as it has to go.
+        with contextlib.suppress(SSL.Error):
+            here.do_handshake()
+        with contextlib.suppress(SSL.Error):
+            there.bio_write(here.bio_read(65536))
+
+
+def _expect_host(connection: SSL.Connection, host: str) -> None:
+    """Name verification, which OpenSSL does for us (X509_VERIFY_PARAM_set_flags(3)) but pyOpenSSL hides."""
+    lib, check = SSL._lib, SSL._openssl_assert  # type: ignore[attr-defined]
+    parameters = lib.SSL_get0_param(connection._ssl)
+    lib.X509_VERIFY_PARAM_set_hostflags(
+        parameters, lib.X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | lib.X509_CHECK_FLAG_NEVER_CHECK_SUBJECT
+    )
+    if is_ip(host):
+        packed = ipaddress.ip_address(host).packed
+        check(lib.X509_VERIFY_PARAM_set1_ip(parameters, packed, len(packed)) == 1)
+        return
+    name = host.encode("ascii")
+    connection.set_tlsext_host_name(name)
+    check(lib.X509_VERIFY_PARAM_set1_host(parameters, name, len(name)) == 1)
+
+
+def _select_protocol(connection: SSL.Connection, offered: list[bytes]) -> Any:
+    return PROTOCOL if PROTOCOL in offered else SSL.NO_OVERLAPPING_PROTOCOLS

@@ -1,0 +1,151 @@
+"""What every test gets: a private home, a gate for what the machine must allow, a look at what is left behind.
+
+A test says what it needs with a mark: ``kernel``, ``root``, ``rootless`` or ``slow`` (see pyproject.toml). What a
+uid cannot do is deselected; what the kernel does not allow is skipped with the reason, and fails in CI.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from tests.support import leftovers, probes, processes, waiting
+
+# How long an example takes says nothing on a machine that runs other things as well.
+hypothesis.settings.register_profile("nsharness", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("nsharness")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("nsharness")
+    group.addoption(
+        "--require-probes",
+        action="store_true",
+        default=os.environ.get("CI", "").lower() in ("1", "true"),
+        help="a kernel facility that is missing is a failure, not a skip (default when CI=true)",
+    )
+    group.addoption("--slow", action="store_true", help="run the tests marked slow as well")
+    group.addoption("--counts", metavar="FILE", help="write how many tests passed, failed … to FILE")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw-1").removeprefix("gw")
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", default=None):
+        processes.mark(int(worker) + 2)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    unwanted = {"rootless" if os.geteuid() == 0 else "root"}
+    if not config.getoption("--slow"):
+        unwanted.add("slow")
+    dropped = [item for item in items if any(item.get_closest_marker(name) for name in unwanted)]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in set(dropped)]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    needed = [name for marker in item.iter_markers("kernel") for name in marker.args]
+    why = probes.missing(needed) if needed else []
+    if why and item.config.getoption("--require-probes"):
+        pytest.fail("this machine does not allow " + "; ".join(why), pytrace=False)
+    if why:
+        pytest.skip("this machine does not allow " + "; ".join(why))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    path = config.getoption("--counts")
+    if path:
+        kinds = ("passed", "failed", "error", "skipped", "xfailed", "deselected")
+        lines = [f"{kind} {len(terminalreporter.stats.get(kind, ()))}\n" for kind in kinds]
+        Path(path).write_text("".join(lines), encoding="ascii")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fixed_base_of_tmp_path(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Decide where tmp_path lives before a test's private TMPDIR could."""
+    tmp_path_factory.getbasetemp()
+
+
+@pytest.fixture
+def short_tmp() -> Iterator[Path]:
+    """An empty folder with a path short enough for unix sockets inside (108 bytes, unix(7))."""
+    folder = Path(tempfile.mkdtemp(prefix="t-"))
+    yield folder
+    _remove(folder)
+
+
+@pytest.fixture(autouse=True)
+def private_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home and a folder for temporary files that end with the test; nobody's settings, nobody's proxies."""
+    folder = Path(tempfile.mkdtemp(prefix="h-"))
+    folder.chmod(0o711)  # a program that gives up root must still reach its temporary files
+    home, temporary = folder / "home", folder / "tmp"
+    home.mkdir(mode=0o700)
+    temporary.mkdir()
+    temporary.chmod(0o1777)
+    for name in list(os.environ):
+        if name.startswith(("XDG_", "NSHARNESS_")) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    yield home
+    _remove(folder)
+
+
+@pytest.fixture(autouse=True)
+def leak_check(request: pytest.FixtureRequest, private_home: Path) -> Iterator[None]:
+    """A test marked ``kernel`` leaves nothing behind."""
+    if request.node.get_closest_marker("kernel") is None:
+        yield
+        return
+    temporary = private_home.parent / "tmp"
+    before = leftovers.surroundings(temporary)
+    yield
+    left = leftovers.left_since(before, temporary)
+    if left:
+        pytest.fail("left behind:\n" + "\n".join(left), pytrace=False)
+
+
+@pytest.fixture
+def through_sudo(pytestconfig: pytest.Config) -> list[str]:
+    """The words before a command that make an ordinary user run it through a real sudo; in the root half.
+
+    scripts/test makes that user and allows it sudo, in the mount namespace of its root half only.
+    """
+    user = "nsharness-test"
+    words = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "sudo", "-n"]
+    try:
+        done = subprocess.run([*words, "true"], capture_output=True, text=True, timeout=30)
+        why = done.stderr.strip()
+    except FileNotFoundError as error:
+        why = str(error)
+    if why and pytestconfig.getoption("--require-probes"):
+        pytest.fail(f"no sudo for {user}: {why} (install sudo and run scripts/test)", pytrace=False)
+    if why:
+        pytest.skip(f"no sudo for {user}: {why} (install sudo and run scripts/test)")
+    return words
+
+
+@pytest.fixture
+def eventually() -> Callable[..., object]:
+    """``eventually(predicate, timeout)``: see ``tests.support.waiting``."""
+    return waiting.eventually
+
+
+def _remove(folder: Path) -> None:
+    def make_writable(remove: Callable[..., object], path: str, _: BaseException) -> None:
+        Path(path).parent.chmod(0o700)
+        if Path(path).is_dir() and not Path(path).is_symlink():
+            Path(path).chmod(0o700)
+        remove(path)
+
+    shutil.rmtree(folder, onexc=make_writable)

@@ -1,0 +1,151 @@
+"""The import rules, executed: who may know whom, and what is loaded before it is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.sources import imports, modules, within
+
+# Whoever imports one of these has to be in one of the places to its right.
+CONFINED = {
+    "mitmproxy": ["nsharness_proxy"],
+    "pyroute2": ["nsharness.sandbox.gateway"],
+    "prctl": ["nsharness.linux"],
+    "pydantic": [
+        "nsharness.policy.profile",
+        "nsharness.policy.load",
+        "nsharness.policy.schema",
+        "nsharness.agent",
+    ],
+    "pydantic_ai": ["nsharness.agent"],
+    "starlette": ["nsharness_mocks"],
+    "uvicorn": ["nsharness_mocks"],
+    "openai": [],
+    "anthropic": [],
+    "nsharness_proxy": ["nsharness_proxy"],
+    "nsharness_mocks": ["nsharness_mocks"],
+}
+
+# What each package of nsharness may use of the others. The supervisor starts the sandbox's programs and the
+# proxy, it does not import them; what decides and what plans knows nothing of the kernel.
+LAYERS = {
+    "errors": [],
+    "audit": ["errors"],
+    "policy": ["errors", "credentials"],
+    "plan": ["errors"],
+    "linux": ["errors"],
+    "credentials": ["errors", "linux", "policy"],
+    "sandbox": ["errors", "linux", "plan"],
+    "supervisor": ["errors", "linux", "policy", "credentials", "plan", "audit"],
+    "agent": ["errors", "policy"],
+    "stages": ["errors", "policy", "agent"],
+    "cli": ["errors", "linux", "policy", "credentials", "plan", "audit", "supervisor", "agent", "stages"],
+}
+# The probe for a veth pair makes one, with the code that sandboxes are made with.
+EXEMPT = {("nsharness.linux.probe", "nsharness.sandbox.gateway")}
+
+# What the other two programs may use of nsharness, as long as that does not load pydantic.
+OTHER_PROGRAMS = {
+    "nsharness_proxy": [
+        "nsharness.errors",
+        "nsharness.policy",
+        "nsharness.credentials",
+        "nsharness.audit",
+        "nsharness.linux",
+    ],
+    "nsharness_mocks": ["nsharness.errors", "nsharness.linux"],
+}
+
+HEAVY = {"pyroute2", "mitmproxy", "pydantic", "pydantic_ai", "starlette", "uvicorn", "asyncio"}
+
+
+def loaded_by(program: str) -> set[str]:
+    """The modules that a fresh interpreter has loaded at the end of ``program``."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", f"{program}\nimport sys\nprint(*sys.modules, file=sys.stderr)"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return {name.partition(".")[0] for name in done.stderr.split()}
+
+
+def test_there_are_imports_to_check() -> None:
+    assert len(list(imports())) > 300
+
+
+@pytest.mark.parametrize("package", CONFINED)
+def test_a_package_is_imported_only_where_it_belongs(package: str) -> None:
+    places = CONFINED[package]
+    wrong = [
+        str(each)
+        for each in imports()
+        if within(each.imported, package) and not within(each.importer, *places)
+    ]
+    assert wrong == []
+
+
+def test_every_package_of_nsharness_has_its_layer() -> None:
+    assert {
+        name.split(".")[1] for name in modules() if within(name, "nsharness") and "." in name
+    } == LAYERS.keys()
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_a_package_uses_only_what_is_below_it(package: str) -> None:
+    allowed = [f"nsharness.{name}" for name in (package, *LAYERS[package])]
+    wrong = [
+        str(each)
+        for each in imports()
+        if within(each.importer, f"nsharness.{package}")
+        and within(each.imported, "nsharness")
+        and each.imported != "nsharness"  # for __version__
+        and not within(each.imported, *allowed)
+        and (each.importer, each.imported) not in EXEMPT
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("program", OTHER_PROGRAMS)
+def test_another_program_uses_only_the_shared_parts(program: str) -> None:
+    used = [
+        each for each in imports() if within(each.importer, program) and within(each.imported, "nsharness")
+    ]
+    wrong = [str(each) for each in used if not within(each.imported, *OTHER_PROGRAMS[program])]
+    assert wrong == []
+    shared = "\n".join(f"import {name}" for name in sorted({each.imported for each in used}))
+    assert loaded_by(shared) & (HEAVY - {"asyncio"}) == set()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import nsharness",
+        "import nsharness.cli",
+        "import nsharness.linux.probe",
+        "import nsharness.cli.runs",
+        "import nsharness.cli.enter",
+        "import nsharness.cli.secret",
+    ],
+)
+def test_what_starts_often_loads_nothing_heavy(program: str) -> None:
+    assert loaded_by(program) & HEAVY == set()
+
+
+def test_the_zygote_imports_neither_credentials_nor_policy() -> None:
+    """It forks what the workload runs in: what it has never loaded cannot be found in that memory."""
+    assert not {
+        str(each)
+        for each in imports()
+        if within(each.importer, "nsharness.sandbox") and within(each.imported, "nsharness.credentials")
+    }
+    assert "pyroute2" in loaded_by("import nsharness.sandbox.gateway")
+
+
+def test_public_names_are_there_and_load_on_use() -> None:
+    program = "import nsharness\nfor name in nsharness.__all__: getattr(nsharness, name)"
+    assert {"pydantic", "nsharness"} <= loaded_by(program)

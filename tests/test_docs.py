@@ -1,0 +1,58 @@
+"""The documentation says what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from nsharness.policy.load import load_profile
+from nsharness.policy.profile import Profile, SandboxProxyRule
+from nsharness.policy.schema import schema_table
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_table_of_profile_keys_is_the_schema() -> None:
+    text = (ROOT / "docs" / "profiles.md").read_text(encoding="utf-8")
+    assert schema_table(Profile) in text
+    assert schema_table(SandboxProxyRule) in text
+
+
+@pytest.mark.parametrize("block", blocks("toml"))
+def test_profiles_in_the_readme_load(block: str, tmp_path: Path) -> None:
+    path = tmp_path / "profile.toml"
+    path.write_text(block, encoding="utf-8")
+    assert load_profile(path).sandbox_proxy_rules
+
+
+def test_the_readme_has_a_profile_and_a_program() -> None:
+    assert blocks("toml")
+    assert blocks("python")
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_programs_in_the_readme_use_names_that_exist(block: str) -> None:
+    """Everything but the ``with`` block, which needs a kernel and a server, is executed."""
+    head, separator, _ = block.partition("with (")
+    assert separator
+    compile(block, "README.md", "exec")
+    names: dict[str, object] = {}
+    exec(head, names)
+    assert isinstance(names["profile"], Profile)
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=str)
+def test_commands_in_the_documentation_exist(path: Path) -> None:
+    from nsharness.cli import _parser
+
+    (subparsers,) = (a for a in _parser()._actions if hasattr(a, "choices") and a.dest == "command")
+    known = set(subparsers.choices or ())
+    for command in re.findall(r"`nsharness ([a-z]+)", path.read_text(encoding="utf-8")):
+        assert command in known, command

@@ -20,6 +20,9 @@ from tests.support.program import Program, Running
 
 pytestmark = pytest.mark.kernel("userns", "procfs", "veth", "mount_setattr", "pidfd")
 
+# One worker runs these one after the other: they look at the same run.
+SHARED = pytest.mark.xdist_group("shared-run")
+
 EXPECTED = [
     r"^\[mock-services\] Started \(pid \d+, hosts=\['webhook\.local', 'wiki\.local'\]\)$",
     r"^\[proxy\]         credentials loaded for hosts: \['wiki\.local'\]$",
@@ -103,6 +106,7 @@ def test_a_second_run_comes_from_the_cache_unless_that_is_disabled(program: Prog
     assert "served from the cache" not in third.stdout
 
 
+@SHARED
 def test_the_token_is_nowhere_but_in_the_store_and_the_proxy(shared: Shared) -> None:
     """K14: no environment, no argument, no file, no other memory; no template, no name inside."""
     program, held = shared.program, shared.running
@@ -136,6 +140,7 @@ def test_the_token_is_nowhere_but_in_the_store_and_the_proxy(shared: Shared) -> 
             ).read_text()
 
 
+@SHARED
 def test_the_search_for_the_token_finds_it_where_it_is_planted(shared: Shared) -> None:
     program, held = shared.program, shared.running
     token = program.secret("wiki", "token")
@@ -149,8 +154,8 @@ def test_the_search_for_the_token_finds_it_where_it_is_planted(shared: Shared) -
     command = ["env", f"PLANTED={token.decode()}", "sleep", "600"]
     with Running(command, program.environment) as hostile:
         assert any(str(hostile.process.pid) in place for place in leaks.in_processes(needles))
-    leaky = f"PLANTED={token.decode()} sleep 600 & cat /proc/*/environ; kill $!"
-    inside = program("enter", run_id(held), "--", "sh", "-c", leaky)
+    leaky = ["env", f"PLANTED={token.decode()}", "sh", "-c", "cat /proc/*/environ"]
+    inside = program("enter", run_id(held), "--", *leaky)
     assert leaks.in_bytes(inside.stdout.encode(), needles)
     if os.geteuid() == 0:
         assert leaks.in_memory(os.getpid(), {token})
@@ -171,6 +176,7 @@ REFUSED = {
 }
 
 
+@SHARED
 @pytest.mark.parametrize("what", REFUSED)
 def test_refused_at_once(shared: Shared, what: str) -> None:
     program, held = shared.program, shared.running
@@ -184,6 +190,7 @@ def test_refused_at_once(shared: Shared, what: str) -> None:
     assert not [line for line in held.lines if "webhook" in line and "→" in line]
 
 
+@SHARED
 def test_a_client_that_ignores_the_proxy_is_served_the_same(shared: Shared) -> None:
     """K11: proxy variables are a convenience, the road is the namespace's."""
     program, held = shared.program, shared.running
@@ -214,6 +221,7 @@ def test_ps_stop_and_enter_use_the_promised_exit_codes(program: Program, held: R
     assert program("enter", run, "--", "true").returncode == 125
 
 
+@SHARED
 def test_every_decision_is_one_line_of_the_audit_log(shared: Shared) -> None:
     program, held = shared.program, shared.running
     run = run_id(held)

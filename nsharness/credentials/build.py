@@ -2,17 +2,19 @@
 
 The map is ``{host pattern: {header: value}}``, keyed by the same canonical patterns that the policy
 matches, so that the list of hosts that are decided on and the list of hosts that get a
-credential cannot drift apart.
+credential cannot drift apart. Beside headers a rule can bind secrets to hosts, for placeholders, and a
+certificate with its key, for TLS: all of them travel the same way.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, cast, get_args
 
+from nsharness.credentials.map import ClientCertificate
+from nsharness.credentials.map import CredentialMap as CredentialMap  # noqa: PLC0414 - is imported from here
 from nsharness.credentials.secret import Secret, SecretNotFoundError, SecretRef
 from nsharness.credentials.template import Template, TemplateError
 from nsharness.errors import NsharnessError
@@ -42,6 +44,12 @@ class _Rule(Protocol):
     def hosts(self) -> Iterable[str]: ...
     @property
     def headers(self) -> Mapping[str, str]: ...
+    @property
+    def secrets(self) -> Iterable[str]: ...
+    @property
+    def client_cert(self) -> str | None: ...
+    @property
+    def client_key(self) -> str | None: ...
 
 
 class _Profile(Protocol):
@@ -55,14 +63,19 @@ class Lookup(Protocol):
     def get(self, name: str, key: str) -> Secret: ...
 
 
+BindingKind = Literal["header", "placeholder", "client-certificate", "client-key"]
+
+
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """One header of one rule: its template goes to these host patterns."""
+    """One template of one rule, and the host patterns that it is for. Of kind ``header`` it is the value of
+    the header of that name; of the other kinds, which have no header, it is a single reference."""
 
     rule: str
     hosts: tuple[str, ...]
     header: str
     template: str
+    kind: BindingKind = "header"
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -70,14 +83,16 @@ class Binding:
             "hosts": list(self.hosts),
             "header": self.header,
             "template": self.template,
+            "kind": self.kind,
         }
 
     @classmethod
     def from_json(cls, data: object) -> Binding:
-        """``ValueError`` unless the data is what ``to_json`` wrote."""
-        if not isinstance(data, dict) or set(data) != {"rule", "hosts", "header", "template"}:
-            raise ValueError("a binding has rule, hosts, header and template")
-        hosts = data["hosts"]
+        """``ValueError`` unless the data is what ``to_json`` wrote. Without a kind it is a header's."""
+        needed = {"rule", "hosts", "header", "template"}
+        if not isinstance(data, dict) or set(data) | {"kind"} != needed | {"kind"}:
+            raise ValueError("a binding has rule, hosts, header, template and perhaps kind")
+        hosts, kind = data["hosts"], data.get("kind", "header")
         texts = (
             data["rule"],
             data["header"],
@@ -86,64 +101,9 @@ class Binding:
         )
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("a binding is made of strings")
-        return cls(data["rule"], tuple(hosts), data["header"], data["template"])
-
-
-class CredentialMap:
-    """``{host pattern: {header name: value}}``, read-only. Shows hosts and header names, never a value."""
-
-    __slots__ = ("_hosts",)
-
-    def __init__(self, hosts: Mapping[str, Mapping[str, Secret]]) -> None:
-        self._hosts = {host: dict(headers) for host, headers in hosts.items()}
-
-    def value(self, host: str, header: str) -> Secret | None:
-        """The value for a pattern's canonical text and a header name in any case."""
-        for name, secret in self._hosts.get(host, {}).items():
-            if name.lower() == header.lower():
-                return secret
-        return None
-
-    @property
-    def hosts(self) -> tuple[str, ...]:
-        """The host patterns that get a credential, in the order of the profile."""
-        return tuple(self._hosts)
-
-    def header_names(self) -> dict[str, list[str]]:
-        """What may be logged: the names of the headers for each host pattern."""
-        return {host: list(headers) for host, headers in self._hosts.items()}
-
-    def secrets(self) -> Iterator[Secret]:
-        """All values, for whoever must recognise them."""
-        for headers in self._hosts.values():
-            yield from headers.values()
-
-    def to_bytes(self) -> bytes:
-        """The map with its values as JSON: only ever into a sealed memfd."""
-        plain = {
-            host: {name: s.reveal() for name, s in headers.items()} for host, headers in self._hosts.items()
-        }
-        return json.dumps(plain, ensure_ascii=True, separators=(",", ":")).encode()
-
-    @classmethod
-    def from_bytes(cls, content: bytes) -> CredentialMap:
-        """Read what ``to_bytes`` wrote; ``ValueError``, without the content, if it is not that."""
-        hosts = _parsed(content)
-        if hosts is None:
-            del content
-            raise ValueError("the credential map is malformed")
-        return cls(hosts)
-
-    def __eq__(self, other: object) -> bool:
-        return self._hosts == other._hosts if isinstance(other, CredentialMap) else NotImplemented
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __len__(self) -> int:
-        return len(self._hosts)
-
-    def __repr__(self) -> str:
-        return f"CredentialMap({self.header_names()})"
+        if kind not in get_args(BindingKind) or (kind == "header") != bool(data["header"]):
+            raise ValueError("a binding is of a known kind, and has a header where that is it")
+        return cls(data["rule"], tuple(hosts), data["header"], data["template"], cast("BindingKind", kind))
 
 
 def check_header_name(name: str) -> None:
@@ -164,41 +124,50 @@ def check_header_template(text: str) -> Template:
     return template
 
 
+def check_reference(text: str) -> str:
+    """The canonical form of a template that is one reference and nothing else; else ``ValueError``."""
+    template = Template.parse(text)
+    if len(template.parts) != 1 or not template.refs:
+        raise ValueError("this is a single reference to a secret: {{ secret-name.key }}")
+    return str(template)
+
+
 def bindings_of(profile: _Profile) -> tuple[Binding, ...]:
     """The bindings of a profile in its order."""
-    return tuple(
-        Binding(rule.name, tuple(rule.hosts), header, template)
-        for rule in profile.sandbox_proxy_rules
-        for header, template in rule.headers.items()
-    )
+    return tuple(binding for rule in profile.sandbox_proxy_rules for binding in _of_rule(rule))
+
+
+def _of_rule(rule: _Rule) -> Iterable[Binding]:
+    hosts = tuple(rule.hosts)
+    for header, template in rule.headers.items():
+        yield Binding(rule.name, hosts, header, template)
+    for ref in rule.secrets:
+        yield Binding(rule.name, hosts, "", f"{{{{ {ref} }}}}", "placeholder")
+    if rule.client_cert is not None and rule.client_key is not None:
+        yield Binding(rule.name, hosts, "", rule.client_cert, "client-certificate")
+        yield Binding(rule.name, hosts, "", rule.client_key, "client-key")
 
 
 def check_bindings(bindings: Iterable[Binding]) -> None:
     """Everything that can be wrong with bindings before a secret is read, as ``NsharnessError``.
 
     A host and header that two rules bind to different templates is refused: which one would be
-    sent would depend on the order of rules that a person reads as independent.
+    sent would depend on the order of rules that a person reads as independent. So for certificates.
     """
     bound: dict[tuple[str, str], tuple[str, Binding]] = {}
     for binding in bindings:
-        where = f"rule {binding.rule}"
-        try:
-            check_header_name(binding.header)
-        except ValueError as error:
-            raise NsharnessError(where, why=str(error)) from None
-        try:
-            template = str(check_header_template(binding.template))
-        except ValueError as error:
-            hint = "write {{ secret-name.key }}" if isinstance(error, TemplateError) else ""
-            raise NsharnessError(f"{where}, header {binding.header}", why=str(error), hint=hint) from None
+        template = _checked_template(binding)
+        if binding.kind == "placeholder":
+            continue
         for host in binding.hosts:
-            pattern = _pattern(where, host)
-            key = (pattern, binding.header.lower())
+            pattern = _pattern(f"rule {binding.rule}", host)
+            key = (pattern, binding.header.lower() or f"({binding.kind})")
             other = bound.setdefault(key, (template, binding))
             if (other[0], other[1].header) != (template, binding.header):
+                what = f"header {binding.header}" if binding.header else f"a {binding.kind}"
                 raise NsharnessError(
                     f"rules {other[1].rule} and {binding.rule}",
-                    why=f"both bind header {binding.header} of {pattern}, differently",
+                    why=f"both bind {what} of {pattern}, differently",
                     hint="give each host and header one value, in the same spelling",
                 )
 
@@ -207,12 +176,27 @@ def build(bindings: Iterable[Binding], store: Lookup) -> CredentialMap:
     """Resolve every template. ``NsharnessError`` names rule, header, secret and key; no value, ever."""
     bindings = tuple(bindings)
     check_bindings(bindings)
+    used: dict[str, Secret] = {}
     hosts: dict[str, dict[str, Secret]] = {}
+    entitled: dict[str, dict[str, None]] = {}
+    keys: dict[str, dict[str, Secret]] = {}
     for binding in bindings:
-        value = _resolve(binding, store)
+        value = _resolve(binding, store, used)
         for host in binding.hosts:
-            hosts.setdefault(_pattern(f"rule {binding.rule}", host), {})[binding.header] = value
-    return CredentialMap(hosts)
+            pattern = _pattern(f"rule {binding.rule}", host)
+            if binding.kind == "header":
+                hosts.setdefault(pattern, {})[binding.header] = value
+            elif binding.kind == "placeholder":
+                refs = Template.parse(binding.template).refs
+                entitled.setdefault(pattern, {}).update({str(ref): None for ref in refs})
+            else:
+                keys.setdefault(pattern, {})[binding.kind] = value
+    return CredentialMap(
+        hosts,
+        secrets=used,
+        entitled=entitled,
+        certificates={pattern: _certificate(pattern, pair) for pattern, pair in keys.items()},
+    )
 
 
 def build_credential_map(profile: _Profile, store: Lookup) -> CredentialMap:
@@ -220,14 +204,39 @@ def build_credential_map(profile: _Profile, store: Lookup) -> CredentialMap:
     return build(bindings_of(profile), store)
 
 
-def _resolve(binding: Binding, store: Lookup) -> Secret:
-    where = f"rule {binding.rule}, header {binding.header}"
+def _where(binding: Binding) -> str:
+    what = f"header {binding.header}" if binding.kind == "header" else binding.kind.replace("-", " ")
+    return f"rule {binding.rule}, {what}"
+
+
+def _checked_template(binding: Binding) -> str:
+    """The template in canonical form."""
+    if binding.kind == "header":
+        try:
+            check_header_name(binding.header)
+        except ValueError as error:
+            raise NsharnessError(f"rule {binding.rule}", why=str(error)) from None
+    try:
+        if binding.kind != "header":
+            return check_reference(binding.template)
+        return str(check_header_template(binding.template))
+    except ValueError as error:
+        hint = "write {{ secret-name.key }}" if isinstance(error, TemplateError) else ""
+        raise NsharnessError(_where(binding), why=str(error), hint=hint) from None
+
+
+def _resolve(binding: Binding, store: Lookup, used: dict[str, Secret]) -> Secret:
+    """The value of a binding; the secrets in it, but for those of TLS, go into ``used``."""
+    where = _where(binding)
 
     def lookup(ref: SecretRef) -> Secret:
         try:
-            return store.get(ref.name, ref.key)
+            found = store.get(ref.name, ref.key)
         except SecretNotFoundError as error:
             raise NsharnessError(f"{where}: secret {ref}", why=error.why, hint=error.hint) from None
+        if binding.kind in ("header", "placeholder"):
+            used[str(ref)] = found
+        return found
 
     value = Template.parse(binding.template).render(lookup)
     if not _FIELD_VALUE.fullmatch(value.reveal()):
@@ -238,18 +247,19 @@ def _resolve(binding: Binding, store: Lookup) -> Secret:
     return value
 
 
+def _certificate(pattern: str, pair: Mapping[str, Secret]) -> ClientCertificate:
+    where = f"client certificate of {pattern}"
+    if len(pair) != 2:
+        raise NsharnessError(where, why="it has no key, or a key has no certificate")
+    try:
+        return ClientCertificate(pair["client-certificate"], pair["client-key"])
+    except ValueError as error:
+        hint = "store each with: tr '\\n' ' ' < FILE | nsharness secret set NAME --key KEY"
+        raise NsharnessError(where, why=str(error), hint=hint) from None
+
+
 def _pattern(where: str, host: str) -> str:
     try:
         return str(HostPattern.parse(host))
     except ValueError as error:
         raise NsharnessError(where, why=str(error)) from None
-
-
-def _parsed(content: bytes) -> dict[str, dict[str, Secret]] | None:
-    try:
-        return {
-            str(HostPattern.parse(host)): {name: Secret(value) for name, value in headers.items()}
-            for host, headers in json.loads(content).items()
-        }
-    except (ValueError, AttributeError, TypeError):
-        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from typing import Any
 
 import pytest
@@ -62,7 +63,8 @@ def test_a_profile_becomes_a_map_of_hosts_to_headers() -> None:
         assert value.reveal() == f"Bearer {TOKEN}"
     assert credentials.value("wiki.local", "Cookie") is None
     assert credentials.value("a.docs.example", "Authorization") is None
-    assert len(list(credentials.secrets())) == 4
+    # What must not come back: the secret and the header with it; the other header is public.
+    assert [secret.reveal() for secret in credentials.secrets()] == [TOKEN, f"Bearer {TOKEN}"]
 
 
 def test_the_hosts_of_the_map_are_the_patterns_of_the_policy() -> None:
@@ -83,7 +85,20 @@ def test_a_map_comes_back_equal_from_its_bytes() -> None:
     again = CredentialMap.from_bytes(credentials.to_bytes())
     assert again == credentials
     assert again.header_names() == credentials.header_names()
-    assert json.loads(credentials.to_bytes())["wiki.local"] == {"Authorization": f"Bearer {TOKEN}"}
+    assert again.version == credentials.version
+    assert credentials != build([_binding()], STORE)
+    plain = json.loads(credentials.to_bytes())
+    assert plain["hosts"]["wiki.local"] == {"Authorization": f"Bearer {TOKEN}"}
+    assert plain["secrets"] == {"wiki.token": TOKEN}
+
+
+def _map(**sections: Any) -> bytes:
+    empty: dict[str, Any] = {"version": "v", "hosts": {}, "secrets": {}, "entitled": {}, "certificates": {}}
+    return json.dumps({**empty, **sections}).encode()
+
+
+def test_a_map_without_anything_is_one() -> None:
+    assert CredentialMap.from_bytes(_map()) == CredentialMap({}, version="v")
 
 
 @pytest.mark.parametrize(
@@ -93,10 +108,18 @@ def test_a_map_comes_back_equal_from_its_bytes() -> None:
         b"[]",
         b"{",
         b"\xff",
-        b'{"*": {"X": "hunter"}}',
-        b'{"a.b": ["hunter"]}',
-        b'{"a.b": {"X": 1}}',
         b'"hunter"',
+        b'{"a.b": {"X": "hunter"}}',
+        _map(hosts={"*": {"X": "hunter"}}),
+        _map(hosts={"a.b": ["hunter"]}),
+        _map(hosts={"a.b": {"X": 1}}),
+        _map(version=""),
+        _map(version=1),
+        _map(secrets={"hunter": "hunter"}),
+        _map(entitled={"a.b": ["hunter.key"]}),
+        _map(certificates={"a.b": {"chain": "hunter"}}),
+        _map(certificates={"a.b": {"chain": "hunter", "key": "hunter"}}),
+        _map(more="hunter"),
     ],
 )
 def test_bytes_that_are_no_map_are_refused_without_being_quoted(content: bytes) -> None:
@@ -187,6 +210,67 @@ def test_bindings_travel_as_json() -> None:
         {},
         {**_binding().to_json(), "more": 1},
         {**_binding().to_json(), "hosts": "wiki.local"},
+        {**_binding().to_json(), "kind": "other"},
+        {**_binding(header="").to_json(), "kind": "other"},
+        {**_binding().to_json(), "kind": "placeholder"},
+        {**_binding().to_json(), "header": ""},
+        {**_binding(header="", kind="client-key").to_json(), "kind": "header"},
     ):
         with pytest.raises(ValueError, match="binding"):
             Binding.from_json(wrong)
+
+
+PEM = "-----BEGIN {0}----- aGVsbG8= -----END {0}----- "
+LABELS = ("CERTIFICATE", "PRIVATE KEY")
+
+
+def test_a_certificate_and_its_key_travel_like_headers() -> None:
+    store = Secrets(corp_cert=PEM.format(LABELS[0]).strip(), corp_key=PEM.format(LABELS[1]).strip())
+    bindings = (
+        _binding(header="", template="{{ corp.cert }}", kind="client-certificate"),
+        _binding(header="", template="{{ corp.key }}", kind="client-key"),
+    )
+    made = CredentialMap.from_bytes(build(bindings, store).to_bytes())
+    certificate = made.client_certificate("wiki.local")
+    assert certificate is not None
+    assert certificate.key_pem().splitlines() == [
+        "-----BEGIN PRIVATE KEY-----",
+        "aGVsbG8=",
+        "-----END PRIVATE KEY-----",
+    ]
+    assert (made.hosts, made.header_names()) == (("wiki.local",), {"wiki.local": []})
+    # The key is never sent, so nothing need be looked for that looks like it.
+    assert list(made.secrets()) == []
+    for wrong in (
+        bindings[:1],
+        bindings[1:],
+        (bindings[0], _binding(header="", kind="client-key", template="{{ corp.cert }}")),
+    ):
+        with pytest.raises(NsharnessError, match=r"client certificate of wiki\.local") as caught:
+            build(wrong, store)
+        assert "aGVsbG8" not in str(caught.value)
+
+
+def test_secrets_for_placeholders_are_bound_to_their_hosts() -> None:
+    """K18."""
+    binding = _binding(header="", template="{{ wiki.token }}", kind="placeholder")
+    made = CredentialMap.from_bytes(build([binding, _binding(hosts=("a.example",))], STORE).to_bytes())
+    assert made == CredentialMap.from_bytes(made.to_bytes())
+    assert made.hosts == ("a.example", "wiki.local")
+    assert json.loads(made.to_bytes())["entitled"] == {"wiki.local": ["wiki.token"]}
+    assert [secret.reveal() for secret in made.secrets()] == [TOKEN, f"Bearer {TOKEN}"]
+    assert made.kinds().keys() == {"wiki.token"}
+    assert TOKEN not in str(made.kinds())
+    with pytest.raises(ValueError, match="not there"):
+        CredentialMap({}, entitled={"wiki.local": ["wiki.token"]})
+    message = _refused(_binding(header="", template="{{ github.pat }}", kind="placeholder"))
+    assert "rule wiki, placeholder" in message
+    for template in ("x", "{{ wiki.token }}x", "{{ wiki.token }}{{ wiki.token }}"):
+        assert "single reference" in _refused(_binding(header="", template=template, kind="placeholder"))
+
+
+def test_a_map_made_of_headers_alone_hides_them_all() -> None:
+    credentials = CredentialMap({"a.b": {"X": Secret("x" * 9), "Y": Secret("x" * 9)}})
+    assert list(credentials.secrets()) == [Secret("x" * 9)]
+    with pytest.raises(TypeError):
+        pickle.dumps(credentials)

@@ -71,6 +71,14 @@ def _dispatch(options: argparse.Namespace) -> int:
             from nsharness.cli.runs import stop
 
             return stop(options)
+        case "why":
+            from nsharness.cli.why import why
+
+            return why(options)
+        case "check":
+            from nsharness.cli.check import check
+
+            return check(options)
         case _:
             from nsharness.cli.enter import enter
 
@@ -110,7 +118,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     entering.add_argument("run", metavar="RUN", help="its id, or how the id begins")
     entering.add_argument("argv", metavar="CMD", nargs="+", help="after --: the command and its arguments")
+    _add_policy(commands)
     return parser
+
+
+def _add_policy(commands: argparse._SubParsersAction[_Parser]) -> None:
+    where = "a TOML file, or stage4 (default: nsharness.toml in this folder)"
+    explaining = commands.add_parser(
+        "why", help="explain whether a request would be allowed", allow_abbrev=False
+    )
+    explaining.add_argument("method", metavar="METHOD", help="taken in upper case")
+    explaining.add_argument("url", metavar="URL")
+    explaining.add_argument("--profile", metavar="P", help=where)
+    explaining.add_argument("--header", metavar="'K: V'", action="append", default=[], help="repeatable")
+    explaining.add_argument("--json", action="store_true", help="as one JSON object")
+    checking = commands.add_parser("check", help="validate a profile and show it", allow_abbrev=False)
+    checking.add_argument("profile", metavar="PROFILE", nargs="?", help=where)
+    checking.add_argument("--json", action="store_true", help="as one JSON object")
 
 
 def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:

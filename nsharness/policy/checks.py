@@ -8,11 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from nsharness.credentials.build import check_header_name, check_header_template
+from nsharness.credentials.build import check_header_name, check_header_template, check_reference
+from nsharness.credentials.secret import SecretRef
+from nsharness.policy import placeholders
 from nsharness.policy.hosts import HostPattern, join_authority, split_authority
 from nsharness.policy.model import Upstream, check_upstream_address
 from nsharness.policy.paths import PathGlob
 from nsharness.policy.request import TOKEN
+from nsharness.policy.units import Rate, parse_size, size_text
 
 _PROFILE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
 _RULE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -89,9 +92,33 @@ def environment(values: dict[str, str]) -> dict[str, str]:
             raise ValueError(f"{name!a} is not a name for an environment variable")
         if "\0" in value:
             raise ValueError(f"variable {name} has a NUL character")
-        if "{{" in value:
-            raise ValueError(f"variable {name} has a template: the workload is never given a secret")
+        try:
+            placeholders.references(value)
+        except ValueError as error:
+            raise ValueError(f"variable {name}: {error}") from None
     return values
+
+
+def secret_ref(text: str) -> str:
+    return str(SecretRef.parse(text))
+
+
+def reference(text: str) -> str:
+    return check_reference(text)
+
+
+def rate(text: str) -> str:
+    return str(Rate.parse(text))
+
+
+def size(value: str | int) -> str:
+    return size_text(parse_size(str(value)))
+
+
+def positive(number: int) -> int:
+    if number < 1:
+        raise ValueError(f"{number} is less than one")
+    return number
 
 
 def upstreams(values: dict[str, str]) -> dict[str, str]:

@@ -1,22 +1,39 @@
 """May this request pass, by which rule, and with which headers injected: one pure function.
 
-Default deny; the first rule that matches wins. A denial says how close the request came, so that
-the answer to it can teach: the same value is printed by the command line, answered by the proxy
-and written to the audit log.
+Default deny. A rule with ``deny`` wins wherever it stands; of the others the first that matches wins. A
+denial says how close the request came and what a person could add to the profile, so that the answer to
+it can teach: the same value is printed by the command line, answered by the proxy and written to the
+audit log.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from nsharness.policy.conditions import Miss, match, port_allowed, port_hint
+from nsharness.policy.guards import credential_in_query, override_header
 from nsharness.policy.hosts import HostPattern
 from nsharness.policy.model import Policy, Rule, is_local
-from nsharness.policy.request import DEFAULT_PORTS, RequestView
+from nsharness.policy.request import RequestView
+from nsharness.policy.units import size_text
 
 DenyReason = Literal[
-    "host-not-allowed", "port-not-allowed", "path-not-allowed", "method-not-allowed", "plain-http"
+    "host-not-allowed",
+    "port-not-allowed",
+    "path-not-allowed",
+    "method-not-allowed",
+    "denied-by-rule",
+    "plain-http",
+    "method-override",
+    "query-credential",
+    "body-too-large",
+    "rate-exceeded",
+    "requests-exhausted",
 ]
+
+_STATUS: dict[DenyReason, int] = {"body-too-large": 413, "rate-exceeded": 429, "requests-exhausted": 429}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,91 +41,135 @@ class Allow:
     """The request may pass by ``rule``, whose ``pattern`` matched its host.
 
     ``inject`` are the names of the headers to inject; their values stand in the credential map
-    under ``str(pattern)`` and the name. Empty for a decision about a host alone.
+    under ``str(pattern)`` and the name. Empty for a decision about a host alone. ``credentialed`` says
+    that some rule gives the host a credential, so that the client's own are not for it.
     """
 
     rule: Rule
     pattern: HostPattern
     inject: tuple[str, ...] = ()
+    credentialed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Deny:
-    """The request may not pass. ``rule`` is the name of the rule that came closest, None where no
-    rule names the host; ``hint`` says what a person could add to the profile."""
+    """The request may not pass. ``rule`` is the name of the rule that denied it or came closest, None where
+    no rule names the host; ``hint`` says what a person could add to the profile."""
 
     reason: DenyReason
     rule: str | None
     hint: str
 
+    @property
+    def status(self) -> int:
+        """The HTTP status to answer with."""
+        return _STATUS.get(self.reason, 403)
+
 
 def decide(policy: Policy, request: RequestView) -> Allow | Deny:
-    """The decision on one request. Host and path of the view are canonical, which its type ensures."""
-    closest: tuple[int, Deny] | None = None
-    for rule in policy.rules:
-        pattern = rule.pattern_for(request.host)
-        if pattern is None:
-            continue
-        missed = _missed(policy, rule, request)
-        if missed is None:
-            return _with_headers(policy, rule, pattern, request)
+    """The decision on one request. Host and path of the view are canonical, which its type ensures.
+
+    Limits that need counting, ``rate`` and ``max_requests``, are for ``limits.admit`` to apply to the
+    rule of what is allowed here.
+    """
+    for rule in denials(policy):
+        if not isinstance(match(policy, rule, request), Miss):
+            return _denied(rule)
+    closest: tuple[Miss, Rule] | None = None
+    for rule in allowances(policy):
+        found = match(policy, rule, request)
+        if not isinstance(found, Miss):
+            return _allowed(policy, rule, found, request)
         # The rule that failed latest in the order host, port, path, method is the one that was meant.
-        if closest is None or missed[0] > closest[0]:
-            closest = missed
-    return closest[1] if closest else _unknown_host(request.host)
+        if found.condition != "host" and (closest is None or found.rank > closest[0].rank):
+            closest = found, rule
+    return _missed(*closest) if closest else _unknown_host(request.host)
 
 
 def decide_host(policy: Policy, host: str, port: int | None = None) -> Allow | Deny:
     """The decision on a canonical host before there is a request: for DNS (no port), CONNECT and SNI.
 
-    Allow means that some request to it may pass, and carries no headers. If the rule it carries is
-    not ``conditional``, every request to that host and port passes by that very rule.
+    Allow means that some request to it may pass, and carries no headers. Whether it must be inspected
+    to be decided on is what ``route`` tells.
     """
-    denied: Deny | None = None
-    for rule in policy.rules:
+    for rule in denials(policy):
+        whole = rule.methods is None and rule.paths is None and rule.pattern_for(host) is not None
+        if whole and (rule.ports is None or port in rule.ports):
+            return _denied(rule)
+    missed: Deny | None = None
+    for rule in allowances(policy):
         pattern = rule.pattern_for(host)
         if pattern is None:
             continue
-        if port is None or any(_port_allowed(policy, rule, host, port, p) for p in DEFAULT_PORTS.values()):
-            return Allow(rule, pattern)
-        denied = denied or _wrong_port(rule, port)
-    return denied or _unknown_host(host)
+        if port is None or port_allowed(policy, rule, host, port, None):
+            return Allow(rule, pattern, credentialed=policy.credentialed(host))
+        missed = missed or Deny("port-not-allowed", rule.name, port_hint(rule, port))
+    return missed or _unknown_host(host)
 
 
-def _missed(policy: Policy, rule: Rule, request: RequestView) -> tuple[int, Deny] | None:
-    """Which condition beyond the host the request fails, with its rank; None if it fails none."""
-    if not _port_allowed(policy, rule, request.host, request.port, DEFAULT_PORTS[request.scheme]):
-        return 0, _wrong_port(rule, request.port)
-    if rule.paths is not None and not any(glob.matches(request.path) for glob in rule.paths):
-        allowed = ", ".join(str(glob) for glob in rule.paths)
-        return 1, Deny("path-not-allowed", rule.name, f"rule {rule.name} allows the paths {allowed}")
-    if rule.header_names and request.method == "TRACE":
+def denials(policy: Policy) -> Iterator[Rule]:
+    """The rules that forbid, in the order of the profile."""
+    return (rule for rule in policy.rules if rule.deny)
+
+
+def allowances(policy: Policy) -> Iterator[Rule]:
+    """The rules that allow, in the order of the profile."""
+    return (rule for rule in policy.rules if not rule.deny)
+
+
+def _allowed(policy: Policy, rule: Rule, pattern: HostPattern, request: RequestView) -> Allow | Deny:
+    """What a request must fulfil beyond the rule's conditions: where there are credentials of ours, nothing
+    may carry them off, change what was decided on, or bring the client's own."""
+    credentialed = policy.credentialed(request.host)
+    if credentialed and request.method == "TRACE":
         # Its answer is the request (RFC 9110 section 9.3.8), the injected header with it.
-        return 2, Deny("method-not-allowed", rule.name, "TRACE is never sent with a credential")
-    if rule.methods is not None and request.method not in rule.methods:
-        allowed = ", ".join(sorted(rule.methods))
-        return 2, Deny("method-not-allowed", rule.name, f"rule {rule.name} allows the methods {allowed}")
-    return None
+        return Deny("method-not-allowed", rule.name, "TRACE is never sent to a host with a credential")
+    if request.scheme == "http" and not _plain_allowed(policy, rule, request):
+        hint = f"rule {rule.name} has a credential: use https, or map {request.host} in upstreams"
+        return Deny("plain-http", rule.name, hint)
+    if credentialed and (name := override_header(request.headers)) is not None:
+        hint = f"header {name} asks for another request than was decided on: send that one"
+        return Deny("method-override", rule.name, hint)
+    if credentialed and rule.exclusive and (name := credential_in_query(request.query)) is not None:
+        hint = f"parameter {name} is a credential of the client's own: leave it out, or set exclusive = false"
+        return Deny("query-credential", rule.name, f"{hint} in rule {rule.name}")
+    return body_denied(rule, _announced(request)) or Allow(rule, pattern, rule.header_names, credentialed)
 
 
-def _with_headers(policy: Policy, rule: Rule, pattern: HostPattern, request: RequestView) -> Allow | Deny:
-    """A credential goes over TLS, or to an upstream that the profile maps to a local address."""
-    if rule.header_names and request.scheme == "http":
-        upstream = policy.upstream(request.host, request.port)
-        if upstream is None or not is_local(upstream[0]):
-            hint = f"rule {rule.name} injects a credential: use https, or map {request.host} in upstreams"
-            return Deny("plain-http", rule.name, hint)
-    return Allow(rule, pattern, rule.header_names)
+def body_denied(rule: Rule, size: int) -> Deny | None:
+    """The denial of a request body of so many bytes. For ``max_body`` where no length was announced: ask
+    before each chunk is passed on, with the bytes until its end."""
+    if rule.max_body is None or size <= rule.max_body:
+        return None
+    hint = f"rule {rule.name} allows bodies up to {size_text(rule.max_body)}: raise its max_body"
+    return Deny("body-too-large", rule.name, hint)
 
 
-def _port_allowed(policy: Policy, rule: Rule, host: str, port: int, default: int) -> bool:
-    if rule.ports is not None:
-        return port in rule.ports
-    return port == default or policy.upstream(host, port) is not None
+def _plain_allowed(policy: Policy, rule: Rule, request: RequestView) -> bool:
+    """A credential goes over TLS, or to an upstream that the profile maps to a local address. A
+    certificate has no other place than TLS."""
+    if not rule.credentialed:
+        return True
+    upstream = policy.upstream(request.host, request.port)
+    return upstream is not None and is_local(upstream[0]) and not rule.client_certificate
 
 
-def _wrong_port(rule: Rule, port: int) -> Deny:
-    return Deny("port-not-allowed", rule.name, f"add ports = [{port}] to rule {rule.name}")
+def _announced(request: RequestView) -> int:
+    lengths = [value for name, value in request.headers if name.lower() == "content-length"]
+    return max((int(text) for text in lengths if text.isascii() and text.isdecimal()), default=0)
+
+
+def _missed(miss: Miss, rule: Rule) -> Deny:
+    reasons: dict[str, DenyReason] = {
+        "port": "port-not-allowed",
+        "path": "path-not-allowed",
+        "method": "method-not-allowed",
+    }
+    return Deny(reasons[miss.condition], rule.name, miss.hint)
+
+
+def _denied(rule: Rule) -> Deny:
+    return Deny("denied-by-rule", rule.name, f"rule {rule.name} denies it, whatever other rules allow")
 
 
 def _unknown_host(host: str) -> Deny:

@@ -14,23 +14,42 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from nsharness.errors import NsharnessError
-from nsharness.policy.profile import Profile, SandboxProxyRule
+from nsharness.policy.profile import Profile, ProxySettings, SandboxProxyRule
 
 MAX_BYTES = 1 << 20
 """A profile is written by people; a file beyond this size is something else."""
 
 Key = tuple[str | int, ...]
 
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----", re.ASCII)
 _LINE = re.compile(r" ?\(at (line (\d+), column \d+|end of document)\)$")
 
 
 def load_profile(path: str | os.PathLike[str]) -> Profile:
-    """The profile in a TOML file. A file without ``name`` is called by its own name.
+    """The profile in a TOML file. A file without ``name`` is called by its own name; ``upstream_ca`` comes
+    back as an absolute path.
 
     ``NsharnessError`` for a file that cannot be read, is no UTF-8, no TOML, or no profile.
     """
     path = Path(path)
-    return parse_profile(_read(path), str(path), default_name=_slug(path.stem))
+    profile = parse_profile(_read(path), str(path), default_name=_slug(path.stem))
+    if profile.upstream_ca is None:
+        return profile
+    return profile.model_copy(update={"upstream_ca": str(path.absolute().parent / profile.upstream_ca)})
+
+
+def upstream_authorities(profile: Profile) -> str:
+    """The certificates in the profile's ``upstream_ca`` as PEM, empty without one: for the proxy, which reads
+    no files. ``NsharnessError`` for a file that cannot be read or that no certificate is in."""
+    if profile.upstream_ca is None:
+        return ""
+    what = f"upstream_ca {profile.upstream_ca}"
+    text = _read(Path(profile.upstream_ca), what=what, hint="give the path of a file of certificates (PEM)")
+    certificates = _CERTIFICATE.findall(text)
+    if not certificates:
+        raise NsharnessError(what, why="no certificate is in it", hint="it takes PEM, BEGIN CERTIFICATE")
+    # Bundles hold comments, and people put keys into the same file: only certificates go further.
+    return "".join(f"{certificate}\n" for certificate in certificates)
 
 
 def parse_profile(text: str, source: str, *, default_name: str | None = None) -> Profile:
@@ -71,32 +90,32 @@ def explain(error: ValidationError, source: str, text: str = "", data: object = 
     return NsharnessError(", ".join(parts), why=why, hint=hint)
 
 
-def _read(path: Path) -> str:
-    hint = "give the path of a TOML file"
+def _read(path: Path, *, what: str = "", hint: str = "give the path of a TOML file") -> str:
+    what = what or f"profile {path}"
     try:
         # Opening a FIFO would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except (OSError, ValueError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise NsharnessError(f"profile {path}", why=why, hint=hint) from None
+        raise NsharnessError(what, why=why, hint=hint) from None
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             why = "is a directory" if stat.S_ISDIR(mode) else "not a regular file"
-            raise NsharnessError(f"profile {path}", why=why, hint=hint)
+            raise NsharnessError(what, why=why, hint=hint)
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise NsharnessError(f"profile {path}", why=error.strerror or "cannot be read") from None
+        raise NsharnessError(what, why=error.strerror or "cannot be read") from None
     finally:
         os.close(descriptor)
     if len(content) > MAX_BYTES:
-        raise NsharnessError(f"profile {path}", why=f"larger than {MAX_BYTES >> 20} MiB, so not a profile")
+        raise NsharnessError(what, why=f"larger than {MAX_BYTES >> 20} MiB")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise NsharnessError(f"profile {path}, line {line}", why="not UTF-8 text") from None
+        raise NsharnessError(f"{what}, line {line}", why="not UTF-8 text") from None
 
 
 def _slug(stem: str) -> str:
@@ -125,9 +144,8 @@ def _reason(kind: str, message: str, where: Key) -> tuple[str, str]:
 
 def _known(where: Key) -> list[str]:
     """The keys that are valid where an unknown one stood."""
-    model: type[BaseModel] = (
-        SandboxProxyRule if where[0] == "sandbox_proxy_rules" and len(where) > 1 else Profile
-    )
+    inner: dict[object, type[BaseModel]] = {"sandbox_proxy_rules": SandboxProxyRule, "proxy": ProxySettings}
+    model = inner.get(where[0], Profile) if len(where) > 1 else Profile
     return list(model.model_fields)
 
 

@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
+from nsharness.credentials.secret import SecretRef
+from nsharness.policy.addresses import METADATA
 from nsharness.policy.hosts import HostPattern, canonical_host, is_ip, join_authority, split_authority
 from nsharness.policy.paths import PathGlob
 from nsharness.policy.request import TOKEN
+from nsharness.policy.units import Rate
 
-ProxyAuth = Literal["listener", "bearer"]
+ProxyAuth = Literal["listener", "bearer", "mtls"]
+Place = Literal["header", "basic"]
+"""Where a placeholder becomes the secret: in a header's value, or inside a Basic pair (RFC 7617)."""
+StrayPlaceholders = Literal["block", "leave"]
 Upstream = tuple[str, int]
 
 
@@ -27,9 +33,13 @@ class PolicyError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One thing that is allowed. None means any; a condition that is present is never empty.
+    """One thing that is allowed or, with ``deny``, forbidden. None means any; a condition that is present
+    is never empty.
 
-    ``header_names`` are the headers that the proxy injects for it, in the profile's spelling.
+    ``header_names`` are the headers that the proxy injects for it, in the profile's spelling;
+    ``secrets`` are those (``name.key``) whose placeholders it turns into the value in the places named by
+    ``placeholders``; ``client_certificate`` says that the host is shown one in TLS. ``rate``,
+    ``max_requests`` and ``max_body`` (bytes) bound what is allowed.
     """
 
     name: str
@@ -39,6 +49,16 @@ class Rule:
     paths: tuple[PathGlob, ...] | None = None
     ports: frozenset[int] | None = None
     allow_any: bool = False
+    deny: bool = False
+    rate: Rate | None = None
+    max_requests: int | None = None
+    max_body: int | None = None
+    exclusive: bool = True
+    cookies: bool = False
+    inspect: bool = False
+    secrets: tuple[str, ...] = ()
+    placeholders: frozenset[Place] = frozenset()
+    client_certificate: bool = False
 
     def __post_init__(self) -> None:
         # Empty conditions read as "none" by one reader and as "any" by the next, so there are none.
@@ -48,17 +68,43 @@ class Rule:
                 raise PolicyError(f"rule {self.name!r} has empty {what}")
         if self.hosts is None:
             raise PolicyError(f"rule {self.name!r} has no hosts")
-        if self.allow_any and self.header_names:
-            raise PolicyError(f"rule {self.name!r} has headers, which go to named hosts only, and allow_any")
         if any(not 0 < port < 65536 for port in self.ports or ()):
             raise PolicyError(f"rule {self.name!r} has a port out of range")
         if not all(TOKEN.fullmatch(text) for text in (*(self.methods or ()), *self.header_names)):
             raise PolicyError(f"rule {self.name!r} has a method or a header name that is no token")
+        if any(
+            limit is not None and limit < least
+            for limit, least in ((self.max_requests, 1), (self.max_body, 0))
+        ):
+            raise PolicyError(f"rule {self.name!r} has a limit out of range")
+        if bool(self.placeholders) != bool(self.secrets) or not self.placeholders <= {"header", "basic"}:
+            raise PolicyError(f"rule {self.name!r} has no such places for placeholders of secrets")
+        for text in self.secrets:
+            if str(SecretRef.parse(text)) != text:
+                raise PolicyError(f"rule {self.name!r} has a secret that is none")
+        self._check_kind()
+
+    def _check_kind(self) -> None:
+        if self.allow_any and self.credentialed:
+            raise PolicyError(f"rule {self.name!r} has credentials, for named hosts only, and allow_any")
+        limits = (self.rate, self.max_requests, self.max_body)
+        if self.deny and (self.credentialed or self.cookies or self.inspect or limits != (None,) * 3):
+            raise PolicyError(f"rule {self.name!r} denies, and says how to allow")
+
+    @property
+    def credentialed(self) -> bool:
+        """Whether the host gets a credential of ours: a header, a secret for a placeholder, a certificate."""
+        return bool(self.header_names) or bool(self.secrets) or self.client_certificate
+
+    @property
+    def limited(self) -> bool:
+        """Whether its requests must be counted or measured."""
+        return self.rate is not None or self.max_requests is not None or self.max_body is not None
 
     @property
     def conditional(self) -> bool:
         """Whether the rule depends on more than host and port, so that its requests must be inspected."""
-        return bool(self.header_names) or self.methods is not None or self.paths is not None
+        return self.credentialed or self.methods is not None or self.paths is not None
 
     def pattern_for(self, host: str) -> HostPattern | None:
         """The first pattern that matches a canonical host."""
@@ -73,28 +119,51 @@ class Rule:
             "paths": None if self.paths is None else [str(glob) for glob in self.paths],
             "ports": None if self.ports is None else sorted(self.ports),
             "allow_any": self.allow_any,
+            "deny": self.deny,
+            "rate": None if self.rate is None else str(self.rate),
+            "max_requests": self.max_requests,
+            "max_body": self.max_body,
+            "exclusive": self.exclusive,
+            "cookies": self.cookies,
+            "inspect": self.inspect,
+            "secrets": list(self.secrets),
+            "placeholders": sorted(self.placeholders),
+            "client_certificate": self.client_certificate,
         }
 
     @classmethod
     def from_json(cls, data: object) -> Rule:
-        known = ("name", "hosts", "header_names", "methods", "paths", "ports", "allow_any")
-        values = _object(data, known, "rule")
-        allow_any = _typed(values["allow_any"], bool, "allow_any")
+        values = _object(data, _RULE_KEYS, "rule")
+        broad = _typed(values["allow_any"], bool, "allow_any") or _typed(values["deny"], bool, "deny")
+        lists = {key: _list(values[key], str, key) for key in _RULE_LISTS}
         methods, paths, ports = (
             None if values[key] is None else _list(values[key], kind, key)
             for key, kind in (("methods", str), ("paths", str), ("ports", int))
         )
+        rate, max_requests, max_body = (
+            None if values[key] is None else _typed(values[key], kind, key)
+            for key, kind in (("rate", str), ("max_requests", int), ("max_body", int))
+        )
+        flags = {key: _typed(values[key], bool, key) for key in _RULE_FLAGS}
         return cls(
             name=_typed(values["name"], str, "name"),
-            hosts=tuple(
-                HostPattern.parse(t, allow_any=allow_any) for t in _list(values["hosts"], str, "hosts")
-            ),
-            header_names=tuple(_list(values["header_names"], str, "header_names")),
+            hosts=tuple(HostPattern.parse(text, allow_any=broad) for text in lists["hosts"]),
+            header_names=tuple(lists["header_names"]),
             methods=None if methods is None else frozenset(methods),
             paths=None if paths is None else tuple(PathGlob.parse(text) for text in paths),
             ports=None if ports is None else frozenset(ports),
-            allow_any=allow_any,
+            rate=None if rate is None else Rate.parse(rate),
+            max_requests=max_requests,
+            max_body=max_body,
+            secrets=tuple(lists["secrets"]),
+            placeholders=frozenset(lists["placeholders"]),
+            **flags,
         )
+
+
+_RULE_KEYS = tuple(entry.name for entry in fields(Rule))
+_RULE_LISTS = ("hosts", "header_names", "secrets", "placeholders")
+_RULE_FLAGS = ("allow_any", "deny", "exclusive", "cookies", "inspect", "client_certificate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +171,21 @@ class Policy:
     """Everything the proxy decides by for one sandbox. No rules: everything is denied.
 
     ``upstreams`` maps ``host:port`` (canonical, IPv6 in brackets) to the address and port that the
-    proxy connects to instead of resolving the name.
+    proxy connects to instead of resolving the name. ``stray_placeholders`` says what happens to a request
+    that has a placeholder where it does not become the secret.
     """
 
     profile: str
     rules: tuple[Rule, ...] = ()
     upstreams: Mapping[str, Upstream] = field(default_factory=dict)
     proxy_auth: ProxyAuth = "listener"
+    stray_placeholders: StrayPlaceholders = "block"
 
     def __post_init__(self) -> None:
-        if self.proxy_auth not in ("listener", "bearer"):
-            raise PolicyError("proxy_auth is neither listener nor bearer")
+        if self.proxy_auth not in get_args(ProxyAuth):
+            raise PolicyError("proxy_auth is neither listener nor bearer nor mtls")
+        if self.stray_placeholders not in get_args(StrayPlaceholders):
+            raise PolicyError("stray_placeholders is neither block nor leave")
         for authority, (address, port) in self.upstreams.items():
             host, of = split_authority(authority)
             if of is None or join_authority(host, of) != authority:
@@ -124,6 +197,11 @@ class Policy:
         """The address that a canonical host and port is mapped to, or None: resolve it."""
         return self.upstreams.get(join_authority(host, port))
 
+    def credentialed(self, host: str) -> bool:
+        """Whether a canonical host gets a credential of ours by some rule. Then requests to it by other
+        rules are held to the same: no credential but ours, nothing that could change a request."""
+        return any(rule.credentialed and rule.pattern_for(host) is not None for rule in self.rules)
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object; ``from_json`` gives back an equal policy."""
         return {
@@ -131,13 +209,14 @@ class Policy:
             "rules": [rule.to_json() for rule in self.rules],
             "upstreams": {name: list(address) for name, address in self.upstreams.items()},
             "proxy_auth": self.proxy_auth,
+            "stray_placeholders": self.stray_placeholders,
         }
 
     @classmethod
     def from_json(cls, data: object) -> Policy:
         """Read what ``to_json`` wrote. Any other shape, a key more or less: ``PolicyError`` (or another
         ``ValueError`` from the patterns)."""
-        values = _object(data, ("profile", "rules", "upstreams", "proxy_auth"), "policy")
+        values = _object(data, _POLICY_KEYS, "policy")
         upstreams: dict[str, Upstream] = {}
         for name, address in _typed(values["upstreams"], dict, "upstreams").items():
             if not isinstance(address, list) or [type(part) for part in address] != [str, int]:
@@ -148,7 +227,13 @@ class Policy:
             rules=tuple(Rule.from_json(rule) for rule in _typed(values["rules"], list, "rules")),
             upstreams=upstreams,
             proxy_auth=cast("ProxyAuth", _typed(values["proxy_auth"], str, "proxy_auth")),
+            stray_placeholders=cast(
+                "StrayPlaceholders", _typed(values["stray_placeholders"], str, "stray_placeholders")
+            ),
         )
+
+
+_POLICY_KEYS = tuple(entry.name for entry in fields(Policy))
 
 
 def check_upstream_address(address: str, port: int) -> None:
@@ -158,6 +243,8 @@ def check_upstream_address(address: str, port: int) -> None:
     parsed = ipaddress.ip_address(address)
     if parsed.is_multicast or parsed.is_unspecified or parsed.is_link_local:
         raise PolicyError(f"upstream address {address} is unspecified, multicast or link-local")
+    if parsed in METADATA:
+        raise PolicyError(f"upstream address {address} is that of a metadata service")
 
 
 def is_local(address: str) -> bool:

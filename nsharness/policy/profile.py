@@ -7,8 +7,8 @@ Whatever no rule names is denied; a rule without ``methods``, ``paths`` or ``por
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from collections.abc import Callable, Mapping
+from typing import Annotated, Self
 
 from pydantic import (
     AfterValidator,
@@ -24,12 +24,15 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from nsharness.credentials.build import bindings_of, check_bindings
+from nsharness.credentials.secret import SecretRef
 from nsharness.errors import NsharnessError
 from nsharness.policy import checks
+from nsharness.policy import placeholders as placeholder_text
 from nsharness.policy.hosts import HostPattern
-from nsharness.policy.model import Policy, Rule
+from nsharness.policy.model import Place, Policy, ProxyAuth, Rule, StrayPlaceholders
 from nsharness.policy.paths import PathGlob
 from nsharness.policy.suffixes import is_shared
+from nsharness.policy.units import Rate, parse_size
 
 # Validators do not see defaults: None stands for "absent" there, and is refused when it is written.
 _Filled = BeforeValidator(checks.filled)
@@ -39,6 +42,8 @@ _Host = Annotated[StrictStr, AfterValidator(checks.host)]
 _Method = Annotated[StrictStr, AfterValidator(checks.method)]
 _Path = Annotated[StrictStr, AfterValidator(checks.path)]
 _Port = Annotated[StrictInt, AfterValidator(checks.port)]
+_SecretRef = Annotated[StrictStr, AfterValidator(checks.secret_ref)]
+_Reference = Annotated[StrictStr, AfterValidator(checks.reference)]
 _Table = dict[StrictStr, StrictStr]
 
 
@@ -48,15 +53,20 @@ class _Strict(BaseModel):
 
 
 class SandboxProxyRule(_Strict):
-    """Allows requests to some hosts, and says which headers the proxy sets on them."""
+    """Allows requests to some hosts, or denies them, and says which credentials the proxy gives them."""
 
     name: Annotated[StrictStr, AfterValidator(checks.rule_name)] = Field(
         description="What logs and refusals call the rule; unique in its profile."
     )
     hosts: Annotated[tuple[_Host, ...], _Filled] = Field(
-        description="Hosts that the rule allows: `wiki.local`, `*.example.com` (subdomains only, not the "
+        description="Hosts that the rule is about: `wiki.local`, `*.example.com` (subdomains only, not the "
         "name itself), IP addresses. No scheme, port or path. A wildcard over a shared domain (`*`, "
-        "`*.com`, `*.github.io`) needs `allow_any`."
+        "`*.com`, `*.github.io`) needs `allow_any`, or `deny`."
+    )
+    deny: StrictBool = Field(
+        default=False,
+        description="What the rule matches is denied, wherever it stands and whatever other rules allow. "
+        "Such a rule has only conditions; without `ports` it means all of them.",
     )
     headers: Annotated[_Table, _NotNull, AfterValidator(checks.headers)] = Field(
         default={},
@@ -77,34 +87,114 @@ class SandboxProxyRule(_Strict):
         "`upstreams` maps for the host.",
     )
     allow_any: StrictBool = Field(
-        default=False, description="Permits over-broad wildcards in `hosts`. Never together with `headers`."
+        default=False,
+        description="Permits over-broad wildcards in `hosts`. Never together with credentials.",
+    )
+    inspect: StrictBool = Field(
+        default=False,
+        description="Look into connections also where nothing else asks for it. Without it, TLS to hosts "
+        "with no credential, path, method or limit is passed through as it is (a tunnel).",
+    )
+    rate: Annotated[StrictStr | None, _Filled, AfterValidator(checks.rate)] = Field(
+        default=None,
+        description="Requests in a period: `10/s`, `100/m`, `1000/h`, `5000/d`. As many may come at once. "
+        "Absent: no limit.",
+    )
+    max_requests: Annotated[StrictInt | None, _Filled, AfterValidator(checks.positive)] = Field(
+        default=None, description="Requests in one run of a sandbox. Absent: no limit."
+    )
+    max_body: Annotated[StrictStr | StrictInt | None, _Filled, AfterValidator(checks.size)] = Field(
+        default=None,
+        description="Size of a request's body: bytes, or `64kB`, `10MB`, `1MiB`. Absent: no limit.",
+    )
+    exclusive: StrictBool = Field(
+        default=True,
+        description="On hosts that get a credential, by this or another rule, no other is accepted: "
+        "credential headers of the client are removed, requests with keys in the query are denied.",
+    )
+    cookies: StrictBool = Field(
+        default=False, description="Lets the client's cookies through in spite of `exclusive`."
+    )
+    secrets: Annotated[tuple[_SecretRef, ...], _Filled, AfterValidator(checks.unique)] = Field(
+        default=(),
+        description="Secrets, as `secret-name.key`, whose placeholders become the secret in requests to "
+        "these hosts. Needs `placeholders`.",
+    )
+    placeholders: Annotated[tuple[Place, ...], _Filled, AfterValidator(checks.unique)] = Field(
+        default=(),
+        description="Where placeholders of `secrets` become the secret: in the values of headers (`header`), "
+        "in the pairs of Basic authentication (`basic`).",
+    )
+    client_cert: Annotated[_Reference | None, _NotNull] = Field(
+        default=None,
+        description="Certificate that the hosts are shown in TLS: a reference `{{ secret-name.key }}` to PEM "
+        "on one line, its line breaks made spaces; a chain begins with the client's own.",
+    )
+    client_key: Annotated[_Reference | None, _NotNull] = Field(
+        default=None,
+        description="The key of `client_cert`: a reference in the same form, to a key without a passphrase.",
     )
 
     @model_validator(mode="after")
-    def _check_breadth(self) -> Self:
-        if self.allow_any and self.headers:
-            raise _problem("the rule has headers, and those go to hosts that are named", "allow_any")
+    def _check_together(self) -> Self:
+        if (self.client_cert is None) != (self.client_key is None):
+            raise _problem("client_cert and client_key come together", "client_cert")
+        if bool(self.secrets) != bool(self.placeholders):
+            text = "secrets and placeholders come together: which ones, and in which places"
+            raise _problem(text, "secrets" if self.secrets else "placeholders")
+        if self.deny:
+            allowing = self.model_fields_set - {"name", "hosts", "deny", "methods", "paths", "ports"}
+            if allowing:
+                raise _problem("the rule denies: it has conditions, and nothing else", min(allowing))
+        if self.allow_any and self._credentialed:
+            raise _problem("the rule has credentials, and those go to hosts that are named", "allow_any")
         for text in self.hosts:
             pattern = HostPattern.parse(text, allow_any=True)
-            if pattern.subdomains and not self.allow_any and is_shared(pattern.base):
+            broad = pattern.subdomains and not (self.allow_any or self.deny) and is_shared(pattern.base)
+            if broad:
                 raise _problem(
                     f"host pattern {text} is over-broad, names below it belong to anybody: name the hosts, "
-                    "or set allow_any = true on a rule without headers",
+                    "or set allow_any = true on a rule without credentials",
                     "hosts",
                 )
         return self
+
+    @property
+    def _credentialed(self) -> bool:
+        return bool(self.headers) or bool(self.secrets) or self.client_cert is not None
 
     def to_rule(self) -> Rule:
         """The rule as the proxy decides by it: without templates."""
         return Rule(
             name=self.name,
-            hosts=tuple(HostPattern.parse(text, allow_any=self.allow_any) for text in self.hosts),
+            hosts=tuple(HostPattern.parse(t, allow_any=self.allow_any or self.deny) for t in self.hosts),
             header_names=tuple(self.headers),
             methods=None if self.methods is None else frozenset(self.methods),
             paths=None if self.paths is None else tuple(PathGlob.parse(text) for text in self.paths),
             ports=None if self.ports is None else frozenset(self.ports),
             allow_any=self.allow_any,
+            deny=self.deny,
+            rate=None if self.rate is None else Rate.parse(self.rate),
+            max_requests=self.max_requests,
+            max_body=None if self.max_body is None else parse_size(str(self.max_body)),
+            exclusive=self.exclusive,
+            cookies=self.cookies,
+            inspect=self.inspect,
+            secrets=self.secrets,
+            placeholders=frozenset(self.placeholders),
+            client_certificate=self.client_cert is not None,
         )
+
+
+class ProxySettings(_Strict):
+    """How the proxy knows a sandbox."""
+
+    auth: ProxyAuth = Field(
+        default="listener",
+        description="How the proxy knows the sandbox: by the socket that a connection arrives on, or in "
+        "addition by a bearer in the proxy's URL, or by a client certificate at a listener of its own "
+        "(`mtls`, port 3129). With the latter two only explicit proxying works.",
+    )
 
 
 class Profile(_Strict):
@@ -128,22 +218,30 @@ class Profile(_Strict):
     )
     sandbox_proxy_rules: Annotated[tuple[SandboxProxyRule, ...], _NotNull] = Field(
         default=(),
-        description="What may be reached: the first rule that matches a request allows it, and a request "
-        "that no rule matches is denied.",
+        description="What may be reached: a rule with `deny` that matches a request denies it; else the "
+        "first that matches allows it, and a request that no rule matches is denied.",
     )
     upstreams: Annotated[_Table, _NotNull, AfterValidator(checks.upstreams)] = Field(
         default={},
         description="Where the proxy finds a host instead of resolving it: `host:port` (port absent: 80) to "
         "`address:port`. Without TLS, injected headers go only to local addresses that are mapped here.",
     )
+    upstream_ca: Annotated[_Text | None, _NotNull] = Field(
+        default=None,
+        description="File with certificates (PEM) that hosts may be verified against beside the system's, "
+        "relative to the profile's file.",
+    )
     env: Annotated[_Table, _NotNull, AfterValidator(checks.environment)] = Field(
-        default={}, description="Environment variables of the workload. No templates: it never gets a secret."
+        default={},
+        description="Environment variables of the workload. `{{ placeholder secret-name.key }}` gives it a "
+        "placeholder of a secret that some rule names in `secrets`; it never gets a secret.",
     )
-    proxy_auth: Literal["listener", "bearer"] = Field(
-        default="listener",
-        description="How the proxy knows the sandbox: by the socket that a connection arrives on, or in "
-        "addition by a bearer in the proxy's URL (then only explicit proxying works).",
+    stray_placeholders: StrayPlaceholders = Field(
+        default="block",
+        description="What becomes of a request with a placeholder where no rule turns it into the secret: it "
+        "is denied, or the placeholder, which is worth nothing, is left in it.",
     )
+    proxy: ProxySettings = Field(default=ProxySettings(), description="Settings of the proxy, see below.")
     workspace: Annotated[_Text | None, _NotNull] = Field(
         default=None, description="Folder of the host that the workload may read and write. Absent: none."
     )
@@ -158,7 +256,18 @@ class Profile(_Strict):
             check_bindings(bindings_of(self))
         except NsharnessError as error:
             raise _problem(str(error), "sandbox_proxy_rules") from None
+        entitled = {ref for rule in self.sandbox_proxy_rules for ref in rule.secrets}
+        for variable, text in self.env.items():
+            for ref in placeholder_text.references(text):
+                if str(ref) not in entitled:
+                    # It would stay what it is wherever it goes, and nobody would be told.
+                    why = f"no rule turns the placeholder of {ref} into the secret: name it in secrets of one"
+                    raise _problem(why, "env", variable)
         return self
+
+    def environment(self, placeholder: Callable[[SecretRef], str]) -> dict[str, str]:
+        """The workload's variables; ``placeholder`` makes that of a secret."""
+        return {name: placeholder_text.fill(text, placeholder) for name, text in self.env.items()}
 
     def to_policy(self) -> Policy:
         """The part that the proxy decides by."""
@@ -166,7 +275,8 @@ class Profile(_Strict):
             profile=self.name,
             rules=tuple(rule.to_rule() for rule in self.sandbox_proxy_rules),
             upstreams={name: checks.upstream_address(target) for name, target in self.upstreams.items()},
-            proxy_auth=self.proxy_auth,
+            proxy_auth=self.proxy.auth,
+            stray_placeholders=self.stray_placeholders,
         )
 
     def with_upstreams(self, upstreams: Mapping[str, str]) -> Profile:

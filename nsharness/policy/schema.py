@@ -27,11 +27,13 @@ def schema_table(model: HasSchema) -> str:
 def _type(field: Mapping[str, Any], *, many: bool = False) -> str:
     """A JSON Schema type in words."""
     if "$ref" in field:
-        return "rules" if many else "rule"
+        return "rules" if many else "table"
     if "enum" in field:
         return " or ".join(f'`"{choice}"`' for choice in field["enum"])
+    if "const" in field:
+        return f'`"{field["const"]}"`'
     if "anyOf" in field:
-        return next(_type(choice) for choice in field["anyOf"] if choice.get("type") != "null")
+        return " or ".join(_type(choice) for choice in field["anyOf"] if choice.get("type") != "null")
     if field["type"] == "array":
         return f"list of {_type(field['items'], many=True)}"
     if field["type"] == "object":
@@ -46,6 +48,8 @@ def _default(value: object) -> str:
         return f"`{str(value).lower()}`"
     if isinstance(value, str):
         return f'`"{value}"`'
+    if isinstance(value, Mapping):
+        return "empty" if not value else "see below"
     if isinstance(value, Iterable):
         items = ", ".join(f'"{item}"' for item in value)
         return f"`[{items}]`" if items else "empty"

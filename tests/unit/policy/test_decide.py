@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsharness.policy.decide import Allow, Deny, decide, decide_host
+from nsharness.policy.explain import explain
 from nsharness.policy.hosts import HostPattern
 from nsharness.policy.model import Policy, PolicyError, Rule
 from nsharness.policy.paths import PathGlob
 from nsharness.policy.request import RequestView
+from nsharness.policy.units import Rate
 
 WIKI = Rule(
     "wiki",
@@ -41,7 +43,7 @@ def _reason(decision: Allow | Deny) -> str:
 
 def test_a_request_that_a_rule_names_is_allowed_with_its_headers() -> None:
     decision = decide(POLICY, _request())
-    assert decision == Allow(WIKI, HostPattern.parse("wiki.local"), ("Authorization",))
+    assert decision == Allow(WIKI, HostPattern.parse("wiki.local"), ("Authorization",), credentialed=True)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +185,14 @@ rules = st.builds(
     methods=st.none() | st.frozensets(methods, min_size=1),
     paths=st.none() | st.lists(globs, min_size=1, max_size=2).map(tuple),
     ports=st.none() | st.frozensets(ports, min_size=1),
+) | st.builds(
+    Rule,
+    name=st.sampled_from("xyz"),
+    hosts=st.lists(patterns, min_size=1, max_size=2).map(tuple),
+    methods=st.none() | st.frozensets(methods, min_size=1),
+    paths=st.none() | st.lists(globs, min_size=1, max_size=2).map(tuple),
+    ports=st.none() | st.frozensets(ports, min_size=1),
+    deny=st.just(True),
 )
 upstreams = st.dictionaries(
     st.sampled_from(["a.example:80", "a.example:8443", "other.test:80"]),
@@ -202,41 +212,161 @@ def test_no_rules_means_nothing(request: RequestView) -> None:
     assert _reason(decide(Policy("empty"), request)) == "host-not-allowed"
 
 
+def _holds(policy: Policy, rule: Rule, request: RequestView) -> bool:
+    """What the conditions of a rule mean, written down once more."""
+    default = {"http": 80, "https": 443}[request.scheme]
+    mapped = f"{request.host}:{request.port}" in policy.upstreams
+    any_port = rule.deny or request.port == default or mapped
+    return (
+        any(pattern.matches(request.host) for pattern in rule.hosts)
+        and (rule.methods is None or request.method in rule.methods)
+        and (rule.paths is None or any(glob.matches(request.path) for glob in rule.paths))
+        and (request.port in rule.ports if rule.ports else any_port)
+    )
+
+
 @given(policies, requests)
-def test_a_decision_is_that_of_the_first_rule_whose_conditions_all_hold(
+def test_a_denial_wins_and_else_the_first_rule_whose_conditions_all_hold(
     policy: Policy, request: RequestView
 ) -> None:
-    default = {"http": 80, "https": 443}[request.scheme]
     mapped = policy.upstreams.get(f"{request.host}:{request.port}")
-
-    def holds(rule: Rule) -> bool:
-        return (
-            any(pattern.matches(request.host) for pattern in rule.hosts)
-            and (rule.methods is None or request.method in rule.methods)
-            and (rule.paths is None or any(glob.matches(request.path) for glob in rule.paths))
-            and (request.port in rule.ports if rule.ports else request.port == default or mapped is not None)
-        )
-
-    first = next(filter(holds, policy.rules), None)
+    matching = [rule for rule in policy.rules if _holds(policy, rule, request)]
+    denying = [rule for rule in matching if rule.deny]
     decision = decide(policy, request)
-    if first is None:
+    if denying:
+        assert _reason(decision) == "denied-by-rule"
         assert isinstance(decision, Deny)
-    elif first.header_names and request.scheme == "http" and (mapped is None or mapped[0] != "127.0.0.1"):
+        assert decision.rule == denying[0].name
+    elif not matching:
+        assert isinstance(decision, Deny)
+        assert decision.reason != "denied-by-rule"
+    elif matching[0].header_names and request.scheme == "http" and mapped != ("127.0.0.1", 1):
         assert _reason(decision) == "plain-http"
     else:
         assert isinstance(decision, Allow)
-        assert decision.rule == first
+        assert decision.rule == matching[0]
         assert decision.pattern.matches(request.host)
-        assert decision.inject == first.header_names
+        assert decision.inject == matching[0].header_names
+        assert decision.credentialed == any(
+            rule.header_names and any(pattern.matches(request.host) for pattern in rule.hosts)
+            for rule in policy.rules
+        )
 
 
 @given(policies, requests)
 def test_what_may_pass_as_a_request_may_pass_as_a_host(policy: Policy, request: RequestView) -> None:
-    """K8: the earlier, coarser decision never refuses what the later one would allow; and when its rule
-    needs no inspection, the later one could only have agreed."""
+    """K8: the earlier, coarser decision never refuses what the later one would allow."""
     early, late = decide_host(policy, request.host, request.port), decide(policy, request)
     if isinstance(late, Allow):
         assert isinstance(early, Allow)
         assert isinstance(decide_host(policy, request.host), Allow)
-    if isinstance(early, Allow) and not early.rule.conditional and isinstance(late, Allow):
-        assert late.inject == () or late.rule != early.rule
+
+
+@given(policies, requests)
+def test_an_explanation_is_the_decision_with_its_way(policy: Policy, request: RequestView) -> None:
+    told = explain(policy, request)
+    assert told.decision == decide(policy, request)
+    assert [step.rule for step in told.steps] == sorted(policy.rules, key=lambda rule: not rule.deny)
+    outcomes = [step.outcome for step in told.steps]
+    looked_at = [step for step in told.steps if step.outcome != "not reached"]
+    assert outcomes[: len(looked_at)].count("matches") <= 1
+    for step in looked_at:
+        assert (step.outcome == "matches") == _holds(policy, step.rule, request) == (step.failed is None)
+    if "matches" in outcomes:
+        assert outcomes.index("matches") == len(looked_at) - 1
+        matched = looked_at[-1].rule
+        assert told.to_json()["rule"] == matched.name
+    else:
+        assert looked_at == list(told.steps)
+
+
+def _denying(**conditions: Any) -> Rule:
+    return Rule("no", (HostPattern.parse("wiki.local"),), deny=True, **conditions)
+
+
+@pytest.mark.parametrize("where", [0, 1])
+@pytest.mark.parametrize(
+    ("conditions", "denied"),
+    [
+        ({}, True),
+        ({"ports": frozenset({80})}, True),
+        ({"ports": frozenset({443})}, False),
+        ({"methods": frozenset({"GET"})}, True),
+        ({"methods": frozenset({"PUT"})}, False),
+        ({"paths": (PathGlob.parse("/snippets/**"),)}, True),
+        ({"paths": (PathGlob.parse("/other/**"),)}, False),
+    ],
+)
+def test_a_rule_that_denies_wins_wherever_it_stands(
+    where: int, conditions: dict[str, Any], denied: bool
+) -> None:
+    rules = [WIKI]
+    rules.insert(where, _denying(**conditions))
+    policy = Policy("p", tuple(rules), POLICY.upstreams)
+    assert _reason(decide(policy, _request())) == ("denied-by-rule" if denied else "allowed")
+    host_alone = denied and not {"methods", "paths"} & set(conditions)
+    assert _reason(decide_host(policy, "wiki.local", 80)) == ("denied-by-rule" if host_alone else "allowed")
+
+
+def test_a_denial_without_ports_means_all_of_them() -> None:
+    rule = Rule("r", (HostPattern.parse("wiki.local"),), ports=frozenset({8443}))
+    policy = Policy("p", (rule, _denying()))
+    assert _reason(decide(policy, _request(scheme="https", port=8443))) == "denied-by-rule"
+    assert _reason(decide_host(policy, "wiki.local", 8443)) == "denied-by-rule"
+    assert _reason(decide_host(policy, "wiki.local")) == "denied-by-rule"
+    narrow = Policy("p", (rule, _denying(ports=frozenset({443}))))
+    assert isinstance(decide_host(narrow, "wiki.local"), Allow)
+    assert isinstance(decide_host(narrow, "wiki.local", 8443), Allow)
+
+
+def test_a_denial_may_be_as_broad_as_it_likes() -> None:
+    every = Rule("no", (HostPattern.parse("*", allow_any=True),), deny=True, methods=frozenset({"DELETE"}))
+    policy = Policy("p", (dataclasses.replace(WIKI, methods=None), every), POLICY.upstreams)
+    assert _reason(decide(policy, _request(method="DELETE"))) == "denied-by-rule"
+    assert isinstance(decide(policy, _request()), Allow)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"header_names": ("X",)},
+        {"secrets": ("a.b",), "placeholders": frozenset({"header"})},
+        {"client_certificate": True},
+        {"rate": Rate(1, 1)},
+        {"max_requests": 1},
+        {"max_body": 0},
+        {"cookies": True},
+        {"inspect": True},
+    ],
+    ids=str,
+)
+def test_a_rule_that_denies_says_nothing_about_allowing(change: dict[str, Any]) -> None:
+    with pytest.raises(PolicyError):
+        dataclasses.replace(_denying(), **change)
+    dataclasses.replace(_denying(), deny=False, **change)
+
+
+def test_a_client_certificate_has_no_place_but_tls() -> None:
+    rule = Rule("r", (HostPattern.parse("wiki.local"),), client_certificate=True)
+    policy = Policy("p", (rule,), POLICY.upstreams)
+    assert _reason(decide(policy, _request())) == "plain-http"
+    assert isinstance(decide(policy, _request(scheme="https", port=443)), Allow)
+
+
+@pytest.mark.parametrize(
+    ("change", "adds"),
+    [
+        ({"host": "new.example"}, "'new.example'"),
+        ({"port": 8080}, "ports = [8080]"),
+        ({"path": "/other"}, "add /other"),
+        ({"method": "PUT"}, "add PUT"),
+    ],
+)
+def test_a_denial_says_what_to_add(change: dict[str, Any], adds: str) -> None:
+    decision = decide(POLICY, dataclasses.replace(_request(), **change))
+    assert isinstance(decision, Deny)
+    assert adds in decision.hint
+    assert decision.status == 403
+    long = decide(POLICY, dataclasses.replace(_request(), path="/" + "x" * 5000))
+    assert isinstance(long, Deny)
+    assert len(long.hint) < 400

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from nsharness.errors import NsharnessError
-from nsharness.policy.load import MAX_BYTES, explain, load_profile, parse_profile
+from nsharness.policy.load import MAX_BYTES, explain, load_profile, parse_profile, upstream_authorities
 from nsharness.policy.profile import Profile
 
 GOOD = """\
@@ -71,6 +71,7 @@ def test_an_empty_file_is_a_profile_that_allows_nothing(tmp_path: Path, text: st
     [
         (('name = "demo"', 'nme = "demo"'), 2, ["nme", "did you mean name?"]),
         (("[upstreams]", "[upstream]"), 20, ["did you mean upstreams?"]),
+        (("[upstreams]", "[proxy]\nauht = 'bearer'\n[upstreams]"), 21, ["proxy.auht", "did you mean auth?"]),
         (('name = "open"', 'name = "open"\nmethod = ["GET"]'), 18, ["rule open", "did you mean methods?"]),
         (('["open.example"]', "[]"), 18, ["rule open", "sandbox_proxy_rules[1].hosts", "empty"]),
         (('hosts = ["open.example"]', ""), 16, ["rule open", "sandbox_proxy_rules[1].hosts", "required"]),
@@ -182,3 +183,32 @@ def test_any_text_is_a_profile_or_one_line(text: str) -> None:
 
 def test_deep_nesting_is_one_line() -> None:
     assert "profile x.toml" in _error("x = " + "[" * 100_000)
+
+
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+PRIVATE = "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n"
+
+
+def test_upstream_ca_is_found_beside_the_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "profiles"
+    folder.mkdir()
+    (folder / "ca.pem").write_text(f"# ours\n{CERTIFICATE}{PRIVATE}{CERTIFICATE}")
+    for written in ("ca.pem", str(folder / "ca.pem")):
+        (folder / "x.toml").write_text(f'upstream_ca = "{written}"\n')
+        monkeypatch.chdir(tmp_path)
+        profile = load_profile("profiles/x.toml")
+        monkeypatch.chdir("/")
+        assert upstream_authorities(profile) == 2 * CERTIFICATE
+    assert upstream_authorities(Profile(name="p")) == ""
+
+
+@pytest.mark.parametrize("content", [None, "", PRIVATE, "\udcff"])
+def test_a_file_without_certificates_is_an_error(tmp_path: Path, content: str | None) -> None:
+    """K12."""
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(NsharnessError, match="upstream_ca") as caught:
+        upstream_authorities(Profile(name="p", upstream_ca=str(path)))
+    assert "hunter2" not in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from nsharness.credentials.build import bindings_of
 from nsharness.policy.decide import Allow, decide
 from nsharness.policy.model import Policy
-from nsharness.policy.profile import Profile, SandboxProxyRule
+from nsharness.policy.profile import Profile, ProxySettings, SandboxProxyRule
 from nsharness.policy.request import RequestView
 from nsharness.policy.schema import schema_table
+from nsharness.policy.units import Rate
 
 WIKI: dict[str, Any] = {
     "name": "wiki",
@@ -84,7 +86,17 @@ def test_hosts_are_required_and_other_conditions_are_not() -> None:
         {"model": ""},
         {"allowed_tools": ["exec", "exec"]},
         {"allowed_tools": "exec"},
-        {"proxy_auth": "none"},
+        {"proxy_auth": "bearer"},
+        {"proxy": {"auth": "none"}},
+        {"proxy": {"auht": "bearer"}},
+        {"proxy": None},
+        {"proxy": "bearer"},
+        {"stray_placeholders": "drop"},
+        {"stray_placeholders": None},
+        {"upstream_ca": ""},
+        {"upstream_ca": None},
+        {"env": {"TOKEN": "{{ placeholder wiki.token"}},
+        {"env": {"TOKEN": "{{ placeholder unnamed.key }}"}},
         {"env": {"A B": "x"}},
         {"env": {"A": "x\0"}},
         {"env": {"TOKEN": "{{ wiki.token }}"}},
@@ -120,6 +132,41 @@ def test_a_profile_with_a_wrong_value_is_refused(keys: dict[str, Any]) -> None:
         {"hosts": ["*.s3.eu-west-1.amazonaws.com"]},
         {"hosts": ["*"], "allow_any": True},
         {"allow_any": True},
+        {"rate": "often"},
+        {"rate": 10},
+        {"rate": None},
+        {"max_requests": 0},
+        {"max_requests": "5"},
+        {"max_requests": True},
+        {"max_requests": None},
+        {"max_body": "lots"},
+        {"max_body": -1},
+        {"max_body": True},
+        {"max_body": None},
+        {"exclusive": None},
+        {"exclusive": 1},
+        {"cookies": "yes"},
+        {"inspect": 1},
+        {"secrets": ["wiki.token"]},
+        {"placeholders": ["header"]},
+        {"secrets": [], "placeholders": ["header"]},
+        {"secrets": ["wiki.token"], "placeholders": []},
+        {"secrets": ["wiki.token"], "placeholders": None},
+        {"secrets": ["wiki.token"], "placeholders": ["query"]},
+        {"secrets": ["wiki.token"], "placeholders": ["header", "header"]},
+        {"secrets": ["wiki.token", "wiki.token"], "placeholders": ["header"]},
+        {"secrets": ["{{ wiki.token }}"], "placeholders": ["header"]},
+        {"secrets": ["wiki"], "placeholders": ["header"]},
+        {"client_cert": "{{ corp.cert }}"},
+        {"client_key": "{{ corp.key }}"},
+        {"client_cert": "/etc/cert.pem", "client_key": "/etc/key.pem"},
+        {"client_cert": "{{ corp.cert }}", "client_key": "{{ corp.key }} "},
+        {"client_cert": "{{ corp.cert }}", "client_key": "{{ a.b }}{{ c.d }}"},
+        {"client_cert": "{{ corp.cert }}", "client_key": None},
+        {"deny": True},
+        {"deny": 1},
+        {"headers": {}, "deny": True},
+        {"deny": None},
         {"allow_any": 1},
         {"methods": ["get"]},
         {"methods": ["GET /"]},
@@ -244,8 +291,10 @@ def test_a_profile_comes_back_equal_from_what_was_written(
     assert Policy.from_json(profile.to_policy().to_json()) == profile.to_policy()
 
 
-@pytest.mark.parametrize("model", [Profile, SandboxProxyRule])
-def test_every_key_is_described_in_the_table(model: type[Profile] | type[SandboxProxyRule]) -> None:
+@pytest.mark.parametrize("model", [Profile, SandboxProxyRule, ProxySettings])
+def test_every_key_is_described_in_the_table(
+    model: type[Profile] | type[SandboxProxyRule] | type[ProxySettings],
+) -> None:
     table = schema_table(model)
     lines = table.splitlines()
     assert table.endswith("|\n")
@@ -266,5 +315,82 @@ def test_the_table_speaks_of_types_as_toml_knows_them() -> None:
     assert "| `allow_any` | boolean | `false` |" in table
     profile = schema_table(Profile)
     assert "| `sandbox_proxy_rules` | list of rules | empty |" in profile
-    assert '| `proxy_auth` | `"listener"` or `"bearer"` | `"listener"` |' in profile
+    assert '| `stray_placeholders` | `"block"` or `"leave"` | `"block"` |' in profile
+    assert "| `proxy` | table | see below |" in profile
+    auth = '| `auth` | `"listener"` or `"bearer"` or `"mtls"` | `"listener"` |'
+    assert auth in schema_table(ProxySettings)
+    assert "| `max_body` | string or integer | absent |" in table
+    assert '| `placeholders` | list of `"header"` or `"basic"` | empty |' in table
     assert '| `allowed_tools` | list of strings | `["exec", "skill"]` |' in profile
+
+
+DENY: dict[str, Any] = {"name": "no", "hosts": ["*"], "deny": True}
+
+
+def test_a_rule_that_denies_may_be_broad_and_has_conditions_only() -> None:
+    _profile(WIKI, DENY, {**DENY, "name": "more", "hosts": ["*.com"], "paths": ["/x"], "ports": [1]})
+    assert _profile(DENY).to_policy().rules[0].deny
+    for key, value in (
+        ("headers", {"X": "y"}),
+        ("rate", "1/s"),
+        ("max_requests", 1),
+        ("max_body", 1),
+        ("exclusive", True),
+        ("cookies", False),
+        ("inspect", False),
+        ("allow_any", True),
+        ("client_cert", "{{ a.b }}"),
+        ("secrets", ["a.b"]),
+    ):
+        with pytest.raises(ValidationError, match=r"denies|together"):
+            _profile({**DENY, key: value})
+
+
+def test_everything_that_a_rule_says_arrives_in_the_policy() -> None:
+    rule = _rule(
+        rate="10/s",
+        max_requests=7,
+        max_body="10MB",
+        exclusive=False,
+        cookies=True,
+        inspect=True,
+        secrets=["wiki.token", "other.key"],
+        placeholders=["basic", "header"],
+        client_cert="{{ corp.cert }}",
+        client_key="{{corp.key}}",
+    )
+    made = rule.to_rule()
+    assert (made.rate, made.max_requests, made.max_body) == (Rate(10, 1), 7, 10_000_000)
+    assert (made.exclusive, made.cookies, made.inspect, made.deny) == (False, True, True, False)
+    assert (made.secrets, set(made.placeholders)) == (("wiki.token", "other.key"), {"basic", "header"})
+    assert made.client_certificate
+    assert rule.client_key == "{{ corp.key }}"
+    assert _rule(max_body=512).to_rule().max_body == 512
+    plain = _rule().to_rule()
+    assert (plain.exclusive, plain.cookies, plain.inspect, plain.rate) == (True, False, False, None)
+
+
+def test_settings_of_the_profile_arrive_in_the_policy() -> None:
+    assert _profile().to_policy() == Policy("p", proxy_auth="listener", stray_placeholders="block")
+    policy = _profile(proxy={"auth": "mtls"}, stray_placeholders="leave").to_policy()
+    assert (policy.proxy_auth, policy.stray_placeholders) == ("mtls", "leave")
+
+
+def test_a_placeholder_belongs_to_a_secret_that_some_rule_turns_it_into() -> None:
+    """K18: one that nobody turns into anything would be sent as it stands, and nobody told."""
+    env = {"KEY": "x-{{ placeholder api.key }}", "LANG": "C"}
+    entitled = {"name": "api", "hosts": ["api.example"], "secrets": ["api.key"], "placeholders": ["header"]}
+    profile = _profile(WIKI, entitled, env=env)
+    assert profile.environment(lambda ref: f"<{ref}>") == {"KEY": "x-<api.key>", "LANG": "C"}
+    kinds = [binding.kind for binding in bindings_of(profile)]
+    assert kinds == ["header", "placeholder"]
+    for rules in ([WIKI], [{**entitled, "secrets": ["api.other"]}], []):
+        with pytest.raises(ValidationError, match=r"api\.key"):
+            _profile(*rules, env=env)
+
+
+def test_a_host_has_one_client_certificate() -> None:
+    mine = {"name": "a", "hosts": ["a.example"], "client_cert": "{{ a.cert }}", "client_key": "{{ a.key }}"}
+    _profile(mine, {**mine, "name": "b"})
+    with pytest.raises(ValidationError, match=r"client-key"):
+        _profile(mine, {**mine, "name": "b", "client_key": "{{ b.key }}"})

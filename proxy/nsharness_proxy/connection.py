@@ -72,7 +72,7 @@ class Connection(server.LiveConnectionHandler):
             with self.timeout_watchdog.disarm():
                 answer = getattr(self._guard, hook.name)
                 answer(*hook.args())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the request must not go on
             self._report.failure(f"the guard failed at {hook.name}", error)
             self.abort()
             if isinstance(hook, server_hooks.ClientConnectedHook):
@@ -86,18 +86,15 @@ class Connection(server.LiveConnectionHandler):
         """Connect to a host that a request was allowed to."""
         host = command.connection
         assert isinstance(host, Server)
-        assert host.address is not None
         try:
-            if host.address not in self._guard.approved:
-                raise UpstreamError("upstream-address-refused")
-            reader, writer = await upstream.connect(self._guard.sandbox.policy, *host.address)
-        except (UpstreamError, asyncio.CancelledError) as error:
-            cancelled = isinstance(error, asyncio.CancelledError)
-            host.error = "upstream-unreachable" if cancelled else str(error)
-            await self.server_event(events.OpenConnectionCompleted(command, host.error))
-            if cancelled:
-                raise
+            reader, writer = await self._connect(host)
+        except UpstreamError as error:
+            host.error = error.reason
+            await self.server_event(events.OpenConnectionCompleted(command, error.reason))
             return
+        except asyncio.CancelledError:
+            await self.server_event(events.OpenConnectionCompleted(command, "upstream-unreachable"))
+            raise
         host.timestamp_start = host.timestamp_tcp_setup = time.time()
         host.state = ConnectionState.OPEN
         host.peername = writer.get_extra_info("peername")[:2]
@@ -111,6 +108,17 @@ class Connection(server.LiveConnectionHandler):
             await self.handle_connection(host)
         finally:
             patience.cancel()
+
+    async def _connect(self, host: Server) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        try:
+            if host.address is None or host.address not in self._guard.approved:
+                raise UpstreamError("upstream-address-refused")
+            return await upstream.connect(self._guard.sandbox.policy, *host.address)
+        except (UpstreamError, asyncio.CancelledError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a client must not wait for what will never come
+            self._report.failure("connecting failed", error)
+            raise UpstreamError("upstream-failed") from None
 
     def _end_handshake(self, host: Server, writer: asyncio.StreamWriter) -> None:
         """A host that takes connections and never answers is given up."""

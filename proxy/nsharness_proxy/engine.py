@@ -35,6 +35,7 @@ from nsharness_proxy.tls import ClientSide, HostSide, rehearse
 # In the order in which an attach message carries them.
 _ENTRANCES: Final[tuple[Entrance, ...]] = ("http", "https", "explicit")
 _SOCKETS: Final = 5
+_NAMES_SECONDS: Final = 0.05
 _ATTACH_KEYS: Final = frozenset({"op", "sandbox", "policy", "bearer", "names", "upstream_ca", "tag"})
 
 # Engine options that some addon of its own would define.
@@ -75,6 +76,7 @@ class Engine:
         self._report = report
         self._host_tls = HostSide()
         self._attached: dict[str, _Attached] = {}
+        self._untold: set[str] = set()
         self._settings = engine_options()
         rehearse(authority)
         if self._host_tls.trusts is None:
@@ -156,8 +158,15 @@ class Engine:
             log.write(event)
             self._control.send({"event": "audit", **event.to_json()})
 
-        def on_names(table: NameTable) -> None:
+        def tell(table: NameTable) -> None:
+            self._untold.discard(identifier)
             self._control.send({"event": "names", "sandbox": identifier, "names": table.to_json()})
+
+        def on_names(table: NameTable) -> None:
+            # One event for all names of a burst: each carries the whole table.
+            if identifier not in self._untold:
+                self._untold.add(identifier)
+                asyncio.get_running_loop().call_later(_NAMES_SECONDS, tell, table)
 
         return Sandbox(
             id=identifier,

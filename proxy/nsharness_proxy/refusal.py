@@ -92,7 +92,12 @@ def upstream_failure(reason: str) -> Refused:
 
 
 # How the engine's descriptions of answers that it cannot read begin.
-_MALFORMED_ANSWER = ("Cannot parse HTTP response", "unexpected server response", "HTTP/1 protocol", "Received ")
+_MALFORMED_ANSWER = (
+    "Cannot parse HTTP response",
+    "unexpected server response",
+    "HTTP/1 protocol",
+    "Received ",
+)
 
 
 def upstream_reason(message: str, *, during_connect: bool = False) -> str:

@@ -40,7 +40,7 @@ class Sandbox:
     names: NameTable = field(default_factory=NameTable)
     bearer: Secret | None = None
     on_names: Callable[[NameTable], None] = lambda _: None
-    """Called when a name got an address, so that a later proxy gives it the same one."""
+    """Called when a name got an address, so that a later proxy can be told to give it the same one."""
 
     def __post_init__(self) -> None:
         if (self.policy.proxy_auth == "bearer") != (self.bearer is not None):

@@ -97,7 +97,10 @@ class HostSide:
 
 def rehearse(authority: CertificateAuthority) -> None:
     """One handshake with ourselves: the libraries import parts of themselves when they are first used."""
-    client, server = HostSide().connection("rehearsal.invalid"), ClientSide(authority).connection("rehearsal.invalid")
+    client, server = (
+        HostSide().connection("rehearsal.invalid"),
+        ClientSide(authority).connection("rehearsal.invalid"),
+    )
     ends = ((client, server), (server, client))
     for here, there in ends * 2:
         # It fails where the certificate is verified, which is as far as it has to go.

@@ -7,6 +7,7 @@ differently a moment later gains nothing.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401 - asyncio imports it with the first look-up, which is too late here
 import ipaddress
 import socket
 
@@ -88,7 +89,12 @@ def is_public(address: str) -> bool:
     if isinstance(parsed, ipaddress.IPv6Address):
         if parsed in _NAT64:
             return is_public(str(ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)))
-        if parsed.ipv4_mapped or parsed.scope_id or any(parsed in network for network in _TRANSLATED):
+        if (
+            parsed.is_site_local
+            or parsed.ipv4_mapped
+            or parsed.scope_id
+            or any(parsed in network for network in _TRANSLATED)
+        ):
             return False
     return parsed.is_global and not (parsed.is_multicast or parsed.is_reserved or parsed.is_unspecified)
 

@@ -1,12 +1,13 @@
-"""What every test gets: a private home, a gate for what the machine must allow, a look at what is left behind.
+"""What every test gets: a private home, a gate for what the machine must allow, a look at what it leaves.
 
-A test says what it needs with a mark: ``kernel``, ``root``, ``rootless`` or ``slow`` (see pyproject.toml). What a
-uid cannot do is deselected; what the kernel does not allow is skipped with the reason, and fails in CI.
+A test says what it needs with a mark: ``kernel``, ``root``, ``rootless`` or ``slow`` (see pyproject.toml).
+What a uid cannot do is deselected; what the kernel does not allow is skipped with the reason, in CI it fails.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -36,9 +37,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw-1").removeprefix("gw")
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", default=None):
-        processes.mark(int(worker) + 2)
+        # By chance, so that two runs of the tests on one machine are most likely to have different ones.
+        processes.mark(secrets.randbelow(500) + 2)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

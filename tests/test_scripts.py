@@ -16,16 +16,17 @@ import pytest
 from tests.support.sources import ROOT
 
 # What a machine is taken to have; nothing else is on the path.
-TOOLS = """
-    bash cat curl cut dirname env flock getent grep id ln mkdir mktemp readlink rm sed setpriv sh sha256sum sleep
-    stat tail test tr
-""".split()
+TOOLS = (
+    "bash cat curl cut dirname env flock getent grep id ln mkdir mktemp readlink rm sed setpriv sh sha256sum "
+    "sleep stat tail test tr"
+)
 
 UV = """#!/bin/sh
 echo "$*" >>"{journal}"
 case $1 in
     --version) echo "uv 0.13.0 (fake)" ;;
     venv) mkdir -p "$4/bin" && ln -sf "$3" "$4/bin/python" ;;
+    python) [ "$2" != find ] || {{ echo "{managed}"; exit; }}; {pip} ;;
     *) {pip} ;;
 esac
 """
@@ -39,7 +40,7 @@ class Machine:
         self.bin = folder / "bin"
         self.journal = folder / "journal"
         self.bin.mkdir()
-        for name in TOOLS:
+        for name in TOOLS.split():
             (self.bin / name).symlink_to(shutil.which(name) or f"/no/{name}")
         for name in ("scripts", "requirements"):
             shutil.copytree(ROOT / name, self.checkout / name)
@@ -64,7 +65,8 @@ class Machine:
         self.program(name, f'#!/bin/sh\ncase $* in *_base_executable*) echo "{path}" ;; esac\n')
 
     def uv(self, pip: str = "true") -> None:
-        self.program("uv", UV.format(journal=self.journal, pip=pip))
+        managed = self.bin / "provided-by-uv"
+        self.program("uv", UV.format(journal=self.journal, pip=pip, managed=managed))
 
     def bootstrap(
         self, *arguments: str, environment: Mapping[str, str] | None = None
@@ -201,6 +203,15 @@ def test_an_inactive_pyenv_version_is_found(machine: Machine) -> None:
     assert machine.bootstrap("--find-python").stdout == f"{Path(sys.executable).resolve()}\n"
 
 
+def test_an_interpreter_can_come_from_uv(machine: Machine) -> None:
+    machine.compiler()
+    machine.uv()
+    machine.python("provided-by-uv")
+    assert machine.bootstrap().returncode == 0
+    assert machine.calls()[0] == "python install 3.12"
+    assert (machine.checkout / ".venv" / "bin" / "python").samefile(machine.bin / "provided-by-uv")
+
+
 def no_python(machine: Machine) -> str:
     machine.compiler()
     machine.uv(pip="echo 'error: no such host' ; exit 2")
@@ -226,6 +237,15 @@ def no_curl(machine: Machine) -> str:
     return "sudo dnf install --assumeyes curl"
 
 
+def no_headers(machine: Machine) -> str:
+    machine.compiler()
+    machine.python()
+    python = (machine.bin / "python3.12").read_text()
+    machine.program("python3.12", python + "case $* in *Python.h*) exit 1 ;; esac\n")
+    machine.program("apt-get")
+    return "python3.12 has no header files (put another CPython >= 3.12 first on the path"
+
+
 def no_index(machine: Machine) -> str:
     machine.compiler()
     machine.python()
@@ -234,7 +254,7 @@ def no_index(machine: Machine) -> str:
 
 
 @pytest.mark.rootless  # root would install what is missing
-@pytest.mark.parametrize("lack", [no_python, no_uv, no_compiler, no_curl, no_index])
+@pytest.mark.parametrize("lack", [no_python, no_uv, no_compiler, no_headers, no_curl, no_index])
 def test_a_failure_is_one_line_with_the_remedy(machine: Machine, lack: Callable[[Machine], str]) -> None:
     expected = lack(machine)
     done = machine.bootstrap()

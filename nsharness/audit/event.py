@@ -25,7 +25,8 @@ class AuditEvent:
     says how an allowed request ended and ``error`` why it did not. ``at`` is nanoseconds of the
     monotonic clock, comparable between the processes of one machine, ``time`` the same moment in
     UTC (RFC 3339). ``request`` counts within one proxy process. ``sent`` and ``received`` are bytes
-    of the bodies, ``seconds`` the time from the decision to the end.
+    of the bodies, ``seconds`` the time from the decision to the end. ``proof`` says why a credential
+    could be injected (``policy.proof``).
     """
 
     at: int
@@ -46,6 +47,7 @@ class AuditEvent:
     sent: int | None = None
     received: int | None = None
     seconds: float | None = None
+    proof: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object without what is absent; texts that a client chose are bounded."""
@@ -80,6 +82,8 @@ def _check(name: str, value: object) -> None:
         right = isinstance(value, list) and all(isinstance(item, str) for item in value)
     elif name in _INTEGERS:
         right = type(value) is int
+    elif name == "proof":
+        right = isinstance(value, dict)
     elif name == "seconds":
         right = type(value) in (int, float)
     else:

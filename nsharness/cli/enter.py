@@ -13,7 +13,7 @@ from typing import Any, Final
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
 from nsharness.linux.identity import current
-from nsharness.supervisor.control import connect
+from nsharness.supervisor.client import connect
 from nsharness.supervisor.state import find_run
 
 _CHUNK: Final = 1 << 16

@@ -10,7 +10,7 @@ from typing import Final
 
 from nsharness.errors import NsharnessError
 from nsharness.linux.identity import current
-from nsharness.supervisor.control import request
+from nsharness.supervisor.client import request
 from nsharness.supervisor.state import find_run, list_runs
 
 _STOP_SECONDS: Final = 15.0

@@ -73,6 +73,7 @@ def resolve(request: Request, map_descriptor: int) -> dict[str, Any]:
         "hosts": list(credentials.hosts),
         "headers": credentials.header_names(),
         "digests": {str(ref): values[str(ref)].digest() for ref in request.digests},
+        "kinds": credentials.kinds(),
         "prefixes": {name: value.prefix() for name, value in values.items()},
     }
     write_all(map_descriptor, credentials.to_bytes())

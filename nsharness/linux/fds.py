@@ -68,10 +68,13 @@ def message_pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
 
 
-def send(sock: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+def send(
+    sock: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = (), *, wait: bool = True
+) -> None:
     """One JSON object as one message, with descriptors (SCM_RIGHTS).
 
-    ``ValueError`` when it is too large; ``OSError`` as ``sendmsg(2)`` gives it, EPIPE when nobody listens.
+    ``ValueError`` when it is too large; ``OSError`` as ``sendmsg(2)`` gives it, EPIPE when nobody listens,
+    EAGAIN when the other side does not read and ``wait`` is False.
     """
     data = json.dumps(message, separators=(",", ":")).encode()
     if len(data) > MAX_MESSAGE or len(descriptors) > MAX_DESCRIPTORS:
@@ -79,7 +82,7 @@ def send(sock: socket.socket, message: dict[str, Any], descriptors: Sequence[int
     ancillary = []
     if descriptors:
         ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors)))
-    sock.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
+    sock.sendmsg([data], ancillary, socket.MSG_NOSIGNAL | (0 if wait else socket.MSG_DONTWAIT))
 
 
 def receive(sock: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
@@ -104,7 +107,7 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
         message = json.loads(data)
         if not isinstance(message, dict):
             raise ValueError("message is no JSON object")
-    except ValueError:
+    except (ValueError, RecursionError) as error:
         close_all(descriptors)
-        raise
+        raise ValueError(f"unusable message: {error}") from None
     return message, descriptors

@@ -58,32 +58,34 @@ def current(environ: Mapping[str, str] | None = None) -> Identity:
         )
     uid, gid = os.geteuid(), os.getegid()
     if uid != 0:
-        name, home = _account(uid)
+        name, home = _account(uid, environ)
         return Identity(False, uid, gid, name, home, uid, gid)
     sudo_uid, sudo_gid = _number(environ, "SUDO_UID"), _number(environ, "SUDO_GID")
     if sudo_uid:
-        name, home = _account(sudo_uid)
+        name, home = _account(sudo_uid, environ)
         sudo_gid = sudo_gid or _primary_group(sudo_uid)
         return Identity(True, sudo_uid, sudo_gid, name, home, sudo_uid, sudo_gid)
-    name, home = _account(0)
+    name, home = _account(0, environ)
     own = secrets.choice(_FREE_UIDS)
     return Identity(True, 0, 0, name, home, own, own)
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:
     text = environ.get(name, "0")
-    if not (text.isascii() and text.isdigit()) or int(text) >= 2**32 - 1:
+    # The length first: Python refuses to convert thousands of digits.
+    if not (text.isascii() and text.isdigit()) or len(text) > 20 or int(text) >= 2**32 - 1:
         raise NsharnessError(
-            f"{name} is no id", why=repr(text), hint=f"unset {name}, or run through sudo, which sets it"
+            f"{name} is no id", why=repr(text[:40]), hint=f"unset {name}, or run through sudo, which sets it"
         )
     return int(text)
 
 
-def _account(uid: int) -> tuple[str, Path]:
+def _account(uid: int, environ: Mapping[str, str]) -> tuple[str, Path]:
     try:
         entry = pwd.getpwuid(uid)
     except KeyError:
-        home = os.environ.get("HOME", "")
+        # Under sudo the variable may still be root's: of no use to somebody else.
+        home = environ.get("HOME", "") if uid == os.geteuid() else ""
         return f"uid{uid}", Path(home) if home.startswith("/") else Path("/nonexistent")
     return entry.pw_name, Path(entry.pw_dir)
 

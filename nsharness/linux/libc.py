@@ -14,8 +14,22 @@ SYS_MOVE_MOUNT: Final = 429
 SYS_MOUNT_SETATTR: Final = 442
 
 _ARCH: Final[dict[str, dict[str, int]]] = {
-    "x86_64": {"pivot_root": 155, "capset": 126, "setfsuid": 122, "setfsgid": 123, "keyctl": 250},
-    "aarch64": {"pivot_root": 41, "capset": 91, "setfsuid": 151, "setfsgid": 152, "keyctl": 219},
+    "x86_64": {
+        "capset": 126,
+        "keyctl": 250,
+        "pivot_root": 155,
+        "setfsgid": 123,
+        "setfsuid": 122,
+        "setgroups": 116,
+    },
+    "aarch64": {
+        "capset": 91,
+        "keyctl": 219,
+        "pivot_root": 41,
+        "setfsgid": 152,
+        "setfsuid": 151,
+        "setgroups": 159,
+    },
 }
 
 

@@ -6,7 +6,7 @@ import ctypes
 import os
 import resource
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -131,16 +131,37 @@ def file_access_as(uid: int, gid: int) -> Iterator[None]:
     """Within the block this thread opens and creates files as ``uid:gid`` (setfsuid(2), setfsgid(2)).
 
     The kernel takes the file capabilities (CAP_DAC_OVERRIDE and its kin) out of the effective set when the
-    file-system uid leaves 0, so a path is reached exactly when that user could reach it.
+    file-system uid leaves 0; with root's supplementary groups gone too, a path is reached exactly when that
+    user, without supplementary groups, could reach it. ``OSError`` when the change is not allowed.
     """
-    fsuid, fsgid = libc.syscall_number("setfsuid"), libc.syscall_number("setfsgid")
     if os.geteuid() != 0 or uid == 0:
         yield
         return
-    libc.syscall(fsgid, gid)
-    libc.syscall(fsuid, uid)
+    groups = os.getgroups()
+    _set_thread_groups([])
     try:
+        _set_file_ids(uid, gid)
         yield
     finally:
-        libc.syscall(fsuid, 0)
-        libc.syscall(fsgid, 0)
+        _set_file_ids(0, os.getegid())
+        _set_thread_groups(groups)
+
+
+def _set_file_ids(uid: int, gid: int) -> None:
+    """Both calls report no failure: only a second one tells whether the first was carried out."""
+    fsuid, fsgid = libc.syscall_number("setfsuid"), libc.syscall_number("setfsgid")
+    libc.syscall(fsgid, gid)
+    libc.syscall(fsuid, uid)
+    if (_unsigned(libc.syscall(fsuid, -1)), _unsigned(libc.syscall(fsgid, -1))) != (uid, gid):
+        raise PermissionError(1, f"cannot open files as uid {uid}, gid {gid}")
+
+
+def _unsigned(number: int) -> int:
+    return number & 0xFFFFFFFF
+
+
+def _set_thread_groups(groups: Sequence[int]) -> None:
+    """setgroups(2) for the calling thread alone; the C library's function would change all threads."""
+    if groups != os.getgroups():
+        array = (ctypes.c_uint32 * len(groups))(*groups)
+        libc.syscall(libc.syscall_number("setgroups"), len(groups), array)

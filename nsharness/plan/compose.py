@@ -49,7 +49,13 @@ _READ_ONLY_PROC: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/p
 
 _DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 
-_NEVER_SHARED: Final = ("/", "/proc", "/sys", "/dev", "/run", "/etc", "/boot", "/root", "/var", "/home")
+_NEVER_SHARED: Final = (
+    "/", "/boot", "/dev", "/etc", "/home", "/proc", "/root", "/run", "/sys", "/tmp", "/var", "/var/tmp"
+)  # fmt: skip
+# The workload's own file systems besides its home: only it can make something there.
+_OWN_TREES: Final = ("/tmp", "/var/tmp", "/run")
+_KIND_TEXTS: Final = {"symlink": "a symbolic link", "special": "a socket, a pipe or a device"}
+_NO_HOME: Final = ("/proc", "/sys", "/dev", "/etc", "/boot", "/nonexistent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,8 @@ class Request:
     workspace: str | None = None
     read_only: tuple[str, ...] = ()
     read_write: tuple[str, ...] = ()
+    private: tuple[str, ...] = ()
+    """Paths of the host that no share may hold or lie in: where secrets and the records of runs are."""
     environment: Mapping[str, str] = field(default_factory=dict)
     tmp_size: int = 1024 * MIB
 
@@ -84,9 +92,8 @@ def compose(request: Request, facts: HostFacts) -> Plan:
         *(ReadOnly(path) for path in _READ_ONLY_PROC),
         *_dev(),
         *_private(request, home),
-        *_shared(request, facts, home),
-        ReadOnly("/"),
     ]
+    steps += [*_shared(request, facts, home, _mount_points(steps)), ReadOnly("/")]
     return Plan(
         sandbox=request.sandbox,
         hostname=request.sandbox[:63],
@@ -100,9 +107,17 @@ def compose(request: Request, facts: HostFacts) -> Plan:
 
 def _home(home: str) -> str:
     """The person's own home path, empty in the sandbox; one of the system's own directories is not used."""
-    clean = posixpath.normpath(home)
-    unusable = not clean.startswith("/") or clean in ("/", "/root") or _within(clean, *SYSTEM_DIRECTORIES)
-    return "/home/agent" if unusable or _within(clean, "/proc", "/dev", "/etc", "/nonexistent") else clean
+    clean = _normal(home)
+    unusable = clean in _NEVER_SHARED or _within(clean, *SYSTEM_DIRECTORIES, *_NO_HOME)
+    # What /etc/passwd cannot hold either.
+    unusable = unusable or not clean.startswith("/") or ":" in clean or not clean.isprintable()
+    return "/home/agent" if unusable else clean
+
+
+def _normal(path: str) -> str:
+    """``posixpath.normpath``, but two slashes at the beginning are one, as they are to the kernel."""
+    clean = posixpath.normpath(path)
+    return clean[1:] if clean.startswith("//") else clean
 
 
 def _within(path: str, *tops: str) -> bool:
@@ -201,15 +216,16 @@ def _private(request: Request, home: str) -> list[Step]:
         Directory("/run"),
         Tmpfs("/run", size=64 * MIB),
     ]
-    if not _within(home, "/tmp", "/var/tmp", "/run"):
-        made = {"/tmp", "/var", "/run"}
-        steps += [Directory(parent) for parent in _parents(home, made)]
-        steps += [Directory(home)]
-    steps.append(Tmpfs(home, size=request.tmp_size, mode=0o700))
-    return steps
+    above = _parents(home, {*_OWN_TREES, "/var"})
+    steps += [Directory(path, owned=_within(path, *_OWN_TREES)) for path in (*above, home)]
+    return [*steps, Tmpfs(home, size=request.tmp_size, mode=0o700)]
 
 
-def _shared(request: Request, facts: HostFacts, home: str) -> list[Step]:
+def _mount_points(steps: list[Step]) -> list[str]:
+    return [step.path for step in steps if isinstance(step, Bind | Cover | Device | Devpts | Proc | Tmpfs)]
+
+
+def _shared(request: Request, facts: HostFacts, home: str, mounted: list[str]) -> list[Step]:
     """The paths that the profile names, outer ones first so that an inner one is not covered."""
     writable_paths = [*request.read_write, *([request.workspace] if request.workspace else [])]
     wanted = [(path, False) for path in request.read_only] + [(path, True) for path in writable_paths]
@@ -217,32 +233,50 @@ def _shared(request: Request, facts: HostFacts, home: str) -> list[Step]:
     made = {"/tmp", "/var", "/var/tmp", "/run", "/etc", *SYSTEM_DIRECTORIES, home}
     bound: list[str] = []
     for path, writable in sorted(set(wanted)):
-        clean = posixpath.normpath(path)
-        if clean != path or not path.startswith("/"):
-            raise NsharnessError(
-                f"cannot share {path!r}", why="it is no absolute, normal path", hint="write it out in full"
-            )
-        if path in _NEVER_SHARED or _within(path, "/proc", "/sys", "/dev"):
-            raise NsharnessError(
-                f"cannot share {path!r}",
-                why="it belongs to the system, or holds more than a workload may see",
-                hint="name a directory inside it",
-            )
-        if writable and _within(path, *SYSTEM_DIRECTORIES, "/etc", "/boot"):
-            raise NsharnessError(
-                f"cannot share {path!r} writable", why="it is a system path", hint="share it read-only"
-            )
+        _check_share(path, writable, request, mounted)
         kind = facts.kind(path)
-        if kind is None or kind == "symlink":
-            what = "a symbolic link" if kind else "absent, or not yours to read"
+        if kind not in ("directory", "file"):
+            what = _KIND_TEXTS.get(kind or "", "absent, or not yours to read")
             raise NsharnessError(f"cannot share {path!r}", why=f"it is {what}", hint="name a real path")
         if not any(_within(path, outer) for outer in bound):
-            steps += [Directory(parent, owned=_within(parent, home)) for parent in _parents(path, made)]
-            steps.append(Directory(path) if kind == "directory" else File(path, ""))
+            own = _within(path, home, *_OWN_TREES)
+            steps += [Directory(parent, owned=own) for parent in _parents(path, made)]
+            steps.append(Directory(path, owned=own) if kind == "directory" else File(path, "", owned=own))
             made.add(path)
         steps.append(Bind(path, path, writable=writable))
         bound.append(path)
     return steps
+
+
+def _check_share(path: str, writable: bool, request: Request, mounted: list[str]) -> None:
+    """``NsharnessError`` for what must not be shared, whatever it is on the host."""
+    if _normal(path) != path or not path.startswith("/"):
+        raise NsharnessError(
+            f"cannot share {path!r}", why="it is no absolute, normal path", hint="write it out in full"
+        )
+    if path in _NEVER_SHARED or _within(path, "/proc", "/sys", "/dev"):
+        raise NsharnessError(
+            f"cannot share {path!r}",
+            why="it belongs to the system, or holds more than a workload may see",
+            hint="name a directory inside it",
+        )
+    if writable and _within(path, *SYSTEM_DIRECTORIES, "/etc", "/boot"):
+        raise NsharnessError(
+            f"cannot share {path!r} writable", why="it is a system path", hint="share it read-only"
+        )
+    kept = (_normal(request.home), *request.private)
+    if any(_within(one, path) for one in kept) or _within(path, *request.private):
+        raise NsharnessError(
+            f"cannot share {path!r}",
+            why="it holds your home directory, or what nsharness itself keeps there",
+            hint="name a directory of the work alone",
+        )
+    if any(point != path and _within(point, path) for point in mounted):
+        raise NsharnessError(
+            f"cannot share {path!r}",
+            why="it would cover parts of the sandbox",
+            hint="name a directory inside it",
+        )
 
 
 def _environment(request: Request, home: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-type Kind = Literal["directory", "file", "symlink"]
+type Kind = Literal["directory", "file", "symlink", "special"]
 
 SYSTEM_DIRECTORIES: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix", "/gnu")
 """Where programs and libraries live; nothing of a person's is in them."""
@@ -69,11 +69,14 @@ class HostFacts:
 def gather(extra: Iterable[str] = ()) -> HostFacts:
     """Look at the system directories, ``/etc``'s harmless part and the ``extra`` paths.
 
-    An extra path is resolved once, here; what the plan shows is what will be mounted.
+    An extra path that leads over a symbolic link counts as one: what the plan shows is what will be mounted.
     """
+    extra = tuple(extra)
     entries: dict[str, Entry] = {}
     for path in (*SYSTEM_DIRECTORIES, *ETC_ENTRIES, *CA_BUNDLES, *extra):
-        entry = _look(path)
+        # A link anywhere on the way would make what is checked and what is mounted two things.
+        real = os.path.realpath(path) if path in extra else path
+        entry = _look(path) if real == path else Entry("symlink", real)
         if entry is not None:
             entries[path] = entry
     bundle = next((path for path in CA_BUNDLES if Path(path).is_file()), None)
@@ -87,4 +90,7 @@ def _look(path: str) -> Entry | None:
         return None
     if stat.S_ISLNK(status.st_mode):
         return Entry("symlink", str(Path(path).readlink()))
-    return Entry("directory" if stat.S_ISDIR(status.st_mode) else "file")
+    if stat.S_ISDIR(status.st_mode):
+        return Entry("directory")
+    # A socket, a pipe or a device is a way to somebody on the host.
+    return Entry("file" if stat.S_ISREG(status.st_mode) else "special")

@@ -37,11 +37,12 @@ class Symlink:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A small read-only file with the given text."""
+    """A small read-only file with the given text; an ``owned`` one is made by the workload, to mount on."""
 
     path: str
     content: str
     mode: int = 0o444
+    owned: bool = False
 
     def describe(self) -> str:
         return f"file       {self.path} ({len(self.content)} characters)"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -98,11 +99,14 @@ def _carry_out(step: Step, base: int, plan: Plan, tree: int) -> None:
             _directory(path, plan if owned else None)
         case Symlink(path, target):
             Path(_BASE + path).symlink_to(target)
-        case File(path, content, mode):
-            _file(path, content, mode)
+        case File(path, content, mode, owned):
+            with file_access_as(plan.uid, plan.gid) if owned else nullcontext():
+                _file(path, content, mode)
         case Bind(_, path, writable, noexec):
             mounts.set_attributes(tree, read_only=not writable, noexec=noexec)
-            _attach(tree, base, path)
+            # The place may be in the workload's home, where root without capabilities is nobody.
+            with file_access_as(plan.uid, plan.gid):
+                _attach(tree, base, path)
         case Cover(path, by):
             _cover(base, path, by)
         case Device(path):

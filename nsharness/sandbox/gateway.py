@@ -46,6 +46,7 @@ from nsharness.linux.fds import close_all
 
 GATEWAY_ADDRESS: Final = "10.127.0.1"
 SANDBOX_ADDRESS: Final = "10.127.0.2"
+_NETWORK_ADDRESS: Final = "10.127.0.0"
 PROXY_PORT: Final = 3128
 
 _LO: Final = 1
@@ -176,6 +177,8 @@ def _sandbox_requests() -> list[tuple[Any, int, int]]:
         _route("0.0.0.0", 0, gateway=GATEWAY_ADDRESS),
         # Multicast and reserved addresses have no listener that could refuse: refuse them here.
         _route("224.0.0.0", 3, kind=_RTN_UNREACHABLE),
+        # Nobody has the pair's own network address: looking for its owner takes three seconds.
+        _route(_NETWORK_ADDRESS, 32, kind=_RTN_UNREACHABLE),
         _neighbour(GATEWAY_ADDRESS, _GATEWAY_MAC),
     ]
 

@@ -8,8 +8,8 @@ Requests on the control socket::
 
     {"op": "spawn", "id", "argv", "env", "cwd"} + descriptors 0, 1, 2 and further ones   → spawned | failed
     {"op": "signal", "id", "signal", "scope": "process" | "group"}
-    {"op": "groups", "id"}                                    → {"event": "groups", "groups": […]}
-    {"op": "kill-groups", "id", "keep": […]}                  (every process group of that session but these)
+    {"op": "note-running", "id"}          → {"event": "noted"}; everything that comes from that process so far
+    {"op": "kill-newer", "id"}            (everything that came from it since)
 
 and ``{"event": "exit", "id", "status"}`` whenever a spawned process has ended, status as
 ``os.waitstatus_to_exitcode`` gives it. End-of-file on the control socket, or on the zygote's lifeline, ends
@@ -93,6 +93,8 @@ class Init:
         self._lifeline = lifeline
         self._plan = plan
         self._children: dict[int, str] = {}
+        self._leaders: set[int] = set()  # Every process started here, ended ones too: each leads a session.
+        self._noted: dict[str, set[int]] = {}
 
     def run(self) -> None:
         """Serve until the supervisor or the zygote is gone."""
@@ -114,6 +116,8 @@ class Init:
                         return
                     try:
                         self._answer(message, descriptors)
+                    except spawn.ServedEndedError:
+                        return
                     finally:
                         fds.close_all(descriptors)
 
@@ -127,6 +131,7 @@ class Init:
                 return
             identifier = self._children.pop(pid, None)
             if identifier is not None:
+                self._noted.pop(identifier, None)
                 self._send({"event": "exit", "id": identifier, "status": os.waitstatus_to_exitcode(status)})
 
     def _answer(self, message: dict[str, Any], descriptors: list[int]) -> None:
@@ -137,23 +142,25 @@ class Init:
                 self._spawn(identifier, tag, message, descriptors)
             case "signal":
                 self._signal(identifier, int(message["signal"]), group=message.get("scope") == "group")
-            case "groups":
-                self._send({"event": "groups", "reply_to": tag, "groups": self._groups(identifier)})
-            case "kill-groups":
-                for group in self._groups(identifier):
-                    if group not in message["keep"]:
-                        _kill(-group, signal.SIGKILL)
+            case "note-running":
+                self._noted[identifier] = self._running(identifier)
+                self._send({"event": "noted", "reply_to": tag})
+            case "kill-newer":
+                for target in self._running(identifier) - self._noted.get(identifier, set()):
+                    _kill(target, signal.SIGKILL)
 
     def _spawn(self, identifier: str, tag: str, message: dict[str, Any], descriptors: list[int]) -> None:
         environment = {**self._plan.environment, **message.get("env", {})}
         cwd = message.get("cwd") or self._plan.cwd
+        served = (self._control.fileno(), self._lifeline)
         try:
-            pid = spawn.spawn(message["argv"], environment, cwd, descriptors)
+            pid = spawn.spawn(message["argv"], environment, cwd, descriptors, served)
         except OSError as error:
             why = f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}"
             self._send({"event": "failed", "reply_to": tag, "errno": error.errno or 0, "why": why})
             return
         self._children[pid] = identifier
+        self._leaders.add(pid)
         self._send({"event": "spawned", "reply_to": tag, "pid": pid})
 
     def _pid(self, identifier: str) -> int | None:
@@ -164,20 +171,26 @@ class Init:
         if pid is not None:
             _kill(-pid if group else pid, number)
 
-    def _groups(self, identifier: str) -> list[int]:
-        """The process groups of that process's session, its own excepted."""
+    def _running(self, identifier: str) -> set[int]:
+        """What comes from that process, as kill(2) takes it: process groups, and what else is in its own group.
+
+        That is its session, and sessions that nobody started from outside: a program in a session of its own
+        making (setsid(1)) comes from here too, whoever its parent is by now.
+        """
         leader = self._pid(identifier)
         if leader is None:
-            return []
-        groups = set()
+            return set()
+        found = set()
+        others = self._leaders - {leader} | {1}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with contextlib.suppress(OSError, ValueError):
                     # After the command name, which may hold anything: state, ppid, pgrp, session.
                     fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
-                    if int(fields[3]) == leader and int(fields[2]) != leader:
-                        groups.add(int(fields[2]))
-        return sorted(groups)
+                    pid, group, session = int(entry.name), int(fields[2]), int(fields[3])
+                    if session not in others and pid != leader:
+                        found.add(pid if group == leader else -group)
+        return found
 
     def _send(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
@@ -185,5 +198,5 @@ class Init:
 
 
 def _kill(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
+    with contextlib.suppress(OSError):  # Gone, not ours, or no signal has that number.
         os.kill(pid, number)

@@ -1,37 +1,83 @@
-"""Fork and exec inside the sandbox, with exactly the descriptors that were handed over."""
+"""Fork and exec inside the sandbox, with exactly the descriptors that were handed over.
+
+Between the two the child has the workload's uid already, and a hostile workload can stop it there for good.
+So whoever waits for it must go on seeing the end of those that it serves, and must not wait for ever.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import select
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from nsharness.linux import libc
+from nsharness.linux.fds import close_all
 
 _SYS_CLOSE_RANGE: Final = 436
 _MAX_DESCRIPTOR: Final = 0x7FFF_FFFF
+_EXEC_SECONDS: Final = 5.0
+_NUDGE_MILLISECONDS: Final = 50
 
 
-def spawn(argv: Sequence[str], environment: Mapping[str, str], cwd: str, descriptors: Sequence[int]) -> int:
+class ServedEndedError(Exception):
+    """One of those whom we serve is gone: nothing is to be started any more."""
+
+
+def spawn(
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    cwd: str,
+    descriptors: Sequence[int],
+    served: Sequence[int] = (),
+) -> int:
     """Start a program in a session of its own; ``descriptors`` become 0, 1, 2, … there. Returns its pid.
 
     Missing ones among the first three are ``/dev/null``. ``OSError`` with the errno of the failing step when
-    the program could not be started: nothing is left then.
+    the program could not be started: nothing is left then. ``ServedEndedError`` when the other end of one of
+    the ``served`` pipes and sockets is closed meanwhile.
     """
+    if not argv:
+        raise OSError(errno.EINVAL, "no program is named")
     report_read, report_write = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        _child(argv, environment, cwd, descriptors, report_write)
-    os.close(report_write)
-    with os.fdopen(report_read, "rb") as stream:
-        report = stream.read()
-    if report:
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _child(argv, environment, cwd, descriptors, report_write)
+    finally:
+        close_all([report_write])
+    try:
+        number = _await_exec(pid, report_read, served)
+    finally:
+        os.close(report_read)
+    if number:
+        # It is about to end by itself, unless it was stopped on the way.
+        os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        number = int(report)
-        raise OSError(number, os.strerror(number), argv[0] if number else None)
+        why = "something keeps it from starting" if number == errno.ETIMEDOUT else os.strerror(number)
+        raise OSError(number, why, argv[0][:200])
     return pid
+
+
+def _await_exec(pid: int, report: int, served: Sequence[int]) -> int:
+    """0 once the child has become its program, otherwise the errno with which it, or our patience, ended."""
+    deadline = time.monotonic() + _EXEC_SECONDS
+    poll = select.poll()
+    poll.register(report, select.POLLIN)
+    for descriptor in served:
+        poll.register(descriptor, 0)  # A hang-up is always reported.
+    while time.monotonic() < deadline:
+        ready = {descriptor for descriptor, _ in poll.poll(_NUDGE_MILLISECONDS)}
+        if ready - {report}:
+            raise ServedEndedError
+        if ready:
+            return int(os.read(report, 16) or 0)
+        os.kill(pid, signal.SIGCONT)
+    return errno.ETIMEDOUT
 
 
 def _child(

@@ -49,7 +49,8 @@ class Channel:
                 message, descriptors = fds.receive(self._socket)
             except BlockingIOError:
                 return actions
-            except OSError:
+            except (OSError, ValueError):
+                # Gone, or no longer making sense: either way there is nobody to talk to.
                 message, descriptors = None, []
             if message is None:
                 self._hub.remove(self._socket.fileno())
@@ -95,8 +96,10 @@ class Channel:
         try:
             self.send({**message, "tag": tag}, descriptors)
             reply, received = future.result(timeout)
-        except BrokenPipeError:
+        except (BrokenPipeError, ConnectionResetError):
             raise EOFError from None
+        except BlockingIOError:
+            raise NsharnessError(f"cannot ask for {message.get('op')}", why="requests pile up") from None
         except FutureTimeout:
             raise NsharnessError(f"no answer to {message.get('op')} within {timeout:.0f} s") from None
         finally:

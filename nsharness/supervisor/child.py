@@ -42,6 +42,7 @@ class Child:
         except OSError as error:
             os.close(self._stderr)
             raise NsharnessError(f"cannot start {module}", why=error.strerror or str(error)) from error
+        self._last_words = ""
         self.pid = self._process.pid
         self.pidfd = os.pidfd_open(self.pid)
 
@@ -55,6 +56,8 @@ class Child:
 
     def complaint(self) -> str:
         """The last line it wrote to standard error: the cause, when it ended by a bug."""
+        if self._stderr < 0:
+            return self._last_words
         size = os.fstat(self._stderr).st_size
         tail = os.pread(self._stderr, _STDERR_TAIL, max(0, size - _STDERR_TAIL))
         lines = tail.decode(errors="replace").strip().splitlines()
@@ -70,6 +73,7 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             self._process.wait()
+        self._last_words = self.complaint()
         os.close(self.pidfd)
         os.close(self._stderr)
         self._stderr = -1

@@ -34,9 +34,14 @@ class Console:
         """Text as it is, control characters but newlines shown as escapes (K27)."""
         with self._lock:
             try:
-                print(printable(text), file=self._stream, flush=True)
+                print(self._encodable(printable(text)), file=self._stream, flush=True)
             except BrokenPipeError:
                 return
+
+    def _encodable(self, text: str) -> str:
+        """What the stream's encoding lacks (the arrow, in Latin-1) as escapes; it must not end the run."""
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 class Silent:

@@ -11,20 +11,17 @@ import contextlib
 import os
 import signal
 import socket
-import struct
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any
 
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
+from nsharness.supervisor.client import folder_of, peer_uid
 from nsharness.supervisor.hub import Action
 from nsharness.supervisor.init import Process
 from nsharness.supervisor.sandbox import NamespaceSandbox
 from nsharness.supervisor.session import Session
-from nsharness.supervisor.state import RunDirectory
-
-_REQUEST_SECONDS: Final = 10.0
 
 
 class ControlServer:
@@ -40,7 +37,7 @@ class ControlServer:
     def __enter__(self) -> ControlServer:
         run = self._session.run
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        with run.identity.files(), _folder(run) as folder:
+        with run.identity.files(), folder_of(run) as folder:
             self._socket.bind(f"{folder}/{run.control_path.name}")
         self._socket.listen(16)
         self._socket.setblocking(False)
@@ -87,8 +84,8 @@ class ControlServer:
                     fds.send(client, {**reply, "exit_code": error.exit_code})
                 finally:
                     fds.close_all(descriptors)
-        except (OSError, ValueError, KeyError):
-            pass
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # Gone, or not talking our language.
         finally:
             for process in started:
                 if not process.ended.is_set():
@@ -147,48 +144,6 @@ class _Exit:
 
     def _send(self) -> None:
         if self._announced and self._status is not None:
+            # Without waiting: a client that does not read must not keep the hub from everybody else.
             with contextlib.suppress(OSError):
-                fds.send(self._client, {"event": "exit", "status": self._status})
-
-
-def connect(run: RunDirectory) -> socket.socket:
-    """A connection to a live run; ``ConnectionError`` or ``FileNotFoundError`` when it has ended."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-    try:
-        with run.identity.files(), _folder(run) as folder:
-            sock.connect(f"{folder}/{run.control_path.name}")
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def request(run: RunDirectory, message: dict[str, Any]) -> dict[str, Any] | None:
-    """Ask a run one thing; None when it does not live."""
-    try:
-        with connect(run) as sock:
-            sock.settimeout(_REQUEST_SECONDS)
-            fds.send(sock, message)
-            reply, descriptors = fds.receive(sock)
-            fds.close_all(descriptors)
-            return reply
-    except (FileNotFoundError, ConnectionError):
-        return None
-    except OSError as error:
-        raise NsharnessError(f"cannot reach run {run.id}", why=error.strerror or str(error)) from error
-
-
-def peer_uid(sock: socket.socket) -> int:
-    """Who is at the other end (SO_PEERCRED in unix(7))."""
-    _, uid, _ = struct.unpack("=iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return int(uid)
-
-
-@contextlib.contextmanager
-def _folder(run: RunDirectory) -> Iterator[str]:
-    """The run's folder as a short path: a socket's address holds 107 bytes, a state directory may be deep."""
-    descriptor = os.open(run.path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
+                fds.send(self._client, {"event": "exit", "status": self._status}, wait=False)

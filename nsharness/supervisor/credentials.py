@@ -39,6 +39,8 @@ class Credentials:
     headers: Mapping[str, tuple[str, ...]]
     digests: Mapping[str, str]
     """SHA-256 in hex of the secrets that were asked for, by ``name.key``."""
+    kinds: Mapping[str, str]
+    """The kind of each secret by ``name.key``, which is what a placeholder for it has to look like."""
 
     def close(self) -> None:
         """Let go of the map."""
@@ -79,7 +81,7 @@ def resolve(
         fds.close_all([content])
         raise
     headers = {host: tuple(names) for host, names in reply["headers"].items()}
-    return Credentials(content, tuple(reply["hosts"]), headers, reply["digests"])
+    return Credentials(content, tuple(reply["hosts"]), headers, reply["digests"], reply["kinds"])
 
 
 def _run(request: dict[str, Any], content: int) -> dict[str, Any]:

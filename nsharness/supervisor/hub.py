@@ -41,8 +41,9 @@ class Hub:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopping = True
-        self._wake()
+        with self._lock:
+            self._stopping = True
+            self._wake()
         self._thread.join()
         self._selector.close()
         os.close(self._wake_read)
@@ -77,7 +78,8 @@ class Hub:
             if self._stopping:
                 raise RuntimeError("the hub has stopped")
             self._posted.append(run)
-        self._wake()
+            # Under the lock: afterwards the pipe may be closed, and its number be somebody else's.
+            self._wake()
         return result.result()
 
     def flush(self) -> None:
@@ -100,6 +102,11 @@ class Hub:
                 posted, self._posted = self._posted, []
             for action in posted:
                 action()
+        # Whoever was let in before the end is not left waiting for an answer.
+        with self._lock:
+            posted, self._posted = self._posted, []
+        for action in posted:
+            action()
 
     def _handle(self, ready: list[tuple[selectors.SelectorKey, int]]) -> bool:
         """Read whatever is ready, then act in order of time. False when nothing but a wake-up was there."""
@@ -108,10 +115,12 @@ class Hub:
             if key.data is None:
                 os.read(self._wake_read, 4096)
                 continue
+            if self._selector.get_map().get(key.fd) is not key:
+                continue  # A reader before it in this pass has removed it.
             try:
                 actions.extend(key.data())
             except Exception as error:  # noqa: BLE001 - one bad channel must not silence the others
-                self._selector.unregister(key.fd)
+                self.remove(key.fd)
                 self._on_error(error)
         for _, act in sorted(actions, key=lambda action: action[0]):
             try:

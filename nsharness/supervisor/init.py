@@ -77,6 +77,8 @@ class InitClient:
         ``env`` adds to the sandbox's environment. ``NsharnessError`` with exit code 127 when there is no such
         program, 126 when it cannot be executed.
         """
+        if not argv:
+            raise NsharnessError("cannot run nothing", why="no program is named", exit_code=127)
         process = Process(f"p{next(self._numbers)}", 0, on_exit)
         with self._lock:
             self._processes[process.id] = process
@@ -104,14 +106,13 @@ class InitClient:
             {"op": "signal", "id": process.id, "signal": number, "scope": "group" if group else "process"}
         )
 
-    def groups(self, process: Process) -> list[int]:
-        """The process groups in the program's session, its own excepted."""
-        reply, _ = self._request({"op": "groups", "id": process.id}, ())
-        return [int(group) for group in reply["groups"]]
+    def note_running(self, process: Process) -> None:
+        """Remember what the program has started so far."""
+        self._request({"op": "note-running", "id": process.id}, ())
 
-    def kill_groups(self, process: Process, keep: Sequence[int]) -> None:
-        """Kill every process group of the program's session but its own and ``keep``."""
-        self._send({"op": "kill-groups", "id": process.id, "keep": list(keep)})
+    def kill_newer(self, process: Process) -> None:
+        """Kill everything that the program has started since, also with setsid(1)."""
+        self._send({"op": "kill-newer", "id": process.id})
 
     def _send(self, message: Message) -> None:
         try:
@@ -126,6 +127,9 @@ class InitClient:
             raise NsharnessError(
                 "the sandbox has ended", why="its first process is gone", hint="start a new run"
             ) from None
+        except ValueError as error:
+            # Arguments and environment of more than one message; execve(2) has a limit as well.
+            raise NsharnessError("cannot tell the sandbox", why=str(error), exit_code=126) from None
 
     def close(self) -> None:
         """Close the socket: PID 1 ends, and the sandbox with it."""

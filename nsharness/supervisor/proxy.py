@@ -15,6 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from nsharness.credentials.kinds import kind_named
+from nsharness.credentials.placeholder import SALT_BYTES, placeholder
+from nsharness.credentials.secret import SecretRef
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
 from nsharness.policy.profile import Profile
@@ -67,11 +70,13 @@ class NamespaceProxy:
     ) -> None:
         self._session = session
         self._policy = profile.with_upstreams(upstreams or {}).to_policy().to_json()
-        self._bearer_wanted = profile.proxy_auth == "bearer"
+        self._bearer_wanted = profile.proxy.auth == "bearer"
         self._credentials = credentials
         self._on_audit = on_audit
+        self._salt = secrets.token_bytes(SALT_BYTES)
         self._lock = threading.RLock()
         self._attachments: dict[str, Attachment] = {}
+        self._names: dict[str, Any] = {}
         self._closing = False
         self._deaths: list[float] = []
         self._announced = threading.Event()
@@ -129,8 +134,14 @@ class NamespaceProxy:
                 self._announced.set()
             case "ready":
                 self._serving.set()
+            case "names":
+                # Which address stands for which name must outlive a proxy: clients keep what they resolved.
+                self._names[str(message["sandbox"])] = message["names"]
             case "audit":
                 self._audit(message)
+            case "error":
+                self._failure = f"{message.get('what')}: {message.get('why')}"
+                self._report(self._failure)
             case "log" | "fatal":
                 self._failure = str(message.get("text", ""))
                 self._report(self._failure)
@@ -174,6 +185,10 @@ class NamespaceProxy:
             raise NsharnessError("the proxy did not start", why=why)
         return self._ca_pem
 
+    def placeholder(self, ref: SecretRef) -> str:
+        """What stands for a secret in the workload's environment: as useless as recognisable."""
+        return placeholder(ref, kind_named(self._credentials.kinds[str(ref)]), self._salt)
+
     def wait_ready(self, timeout: float = _START_SECONDS) -> None:
         """Return when the engine serves; connections that come before wait in the backlog."""
         if not self._serving.wait(timeout):
@@ -196,12 +211,18 @@ class NamespaceProxy:
             "policy": dict(attachment.policy),
             "bearer": attachment.bearer,
         }
+        if self._credentials.kinds:
+            refs = map(SecretRef.parse, self._credentials.kinds)
+            message["placeholders"] = {self.placeholder(ref): str(ref) for ref in refs}
+        if attachment.sandbox in self._names:
+            message["names"] = self._names[attachment.sandbox]
         self._channel.send(message, (*attachment.listeners, attachment.audit))
 
     def detach(self, sandbox: str) -> None:
         """Serve that sandbox no more and let go of its gateway's sockets. Idempotent."""
         with self._lock:
             attachment = self._attachments.pop(sandbox, None)
+            self._names.pop(sandbox, None)
             if attachment is None:
                 return
             with contextlib.suppress(OSError):

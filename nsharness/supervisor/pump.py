@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 _CHUNK = 1 << 16
+_PIPE_BYTES = 1 << 20  # A pipe holds at most this many (pipe-max-size in pipe(7)).
 
 
 def pump(
@@ -61,12 +62,15 @@ def _write(sink: int, pending: memoryview) -> memoryview:
 
 
 def _read(source: int, kept: bytearray, limit: int) -> bool:
-    """Take what is there now; False at end-of-file."""
-    while True:
+    """Take what is there now, not what a fast writer adds meanwhile; False at end-of-file."""
+    left = _PIPE_BYTES
+    while left > 0:
         try:
             data = os.read(source, _CHUNK)
         except BlockingIOError:
             return True
         if not data:
             return False
+        left -= len(data)
         kept += data[: max(0, limit - len(kept))]
+    return True

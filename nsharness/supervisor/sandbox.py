@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
+from nsharness.credentials.store import SecretStore
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
 from nsharness.plan.compose import Request, compose
@@ -24,6 +25,7 @@ from nsharness.supervisor.proxy import NamespaceProxy
 from nsharness.supervisor.pump import pump
 from nsharness.supervisor.session import Session
 from nsharness.supervisor.shell import Shell
+from nsharness.supervisor.state import state_home
 from nsharness.supervisor.zygote import InitHandle
 
 _END_SECONDS: Final = 5.0
@@ -115,9 +117,16 @@ class NamespaceSandbox:
             proxy_url=f"http://{_GATEWAY_ADDRESS}:{_PROXY_PORT}",
             ca_pem=self._proxy.ca_pem(),
             workspace=workspace,
-            environment={**self._profile.env, **environment},
+            private=self._private_paths(),
+            environment={**self._profile.environment(self._proxy.placeholder), **environment},
         )
         return compose(request, gather([workspace] if workspace else []))
+
+    def _private_paths(self) -> tuple[str, ...]:
+        identity = self._session.identity
+        store = SecretStore.default(identity.home, os.environ).root
+        with identity.files():
+            return tuple(os.path.realpath(path) for path in (store, state_home(identity)))
 
     def _finish(self, handle: InitHandle) -> None:
         """PID 1 ends with its socket, which is closed by now; make sure, and wait until all is gone."""
@@ -154,12 +163,18 @@ class NamespaceSandbox:
         pairs = [self._pipe() for _ in range(3)]
         (in_read, in_write), (out_read, out_write), (err_read, err_write) = pairs
         ended_read, ended_write = os.pipe2(os.O_CLOEXEC)
+        # Whoever is first closes it, the program's end or a start that fails because the sandbox ends.
+        unclosed = [ended_write]
+
+        def close_end(_: int = 0) -> None:
+            with contextlib.suppress(IndexError):
+                os.close(unclosed.pop())
+
         try:
-            process = self.init.spawn(
-                argv, [in_read, out_write, err_write], on_exit=lambda _: os.close(ended_write)
-            )
+            process = self.init.spawn(argv, [in_read, out_write, err_write], on_exit=close_end)
         except BaseException:
-            fds.close_all([*(end for pair in pairs for end in pair), ended_read, ended_write])
+            fds.close_all([*(end for pair in pairs for end in pair), ended_read])
+            close_end()
             raise
         fds.close_all([in_read, out_write, err_write])
         outputs, in_time = pump(in_write, stdin, [out_read, err_read], ended_read, timeout, limit)

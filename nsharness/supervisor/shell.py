@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
+import select
 import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from nsharness.errors import NsharnessError
@@ -29,12 +31,13 @@ from nsharness.supervisor.init import InitClient
 # trap returns from the innermost function; one signal for each level unwinds them all.
 _DRIVER: Final = """\
 exec 250<&3 251>&4 3<&- 4>&-
-__nsharness_run() { { eval "$1"; } 250<&- 251>&-; }
+__nsharness_run() { { builtin eval "$1"; } 250<&- 251>&-; }
 trap '[ "${#FUNCNAME[@]}" -gt 0 ] && return 124' USR1
 set -m
-while IFS= read -r -d '' -u 250 __nsharness_tag && IFS= read -r -d '' -u 250 __nsharness_command; do
+while IFS= builtin read -r -d '' -u 250 __nsharness_tag &&
+    IFS= builtin read -r -d '' -u 250 __nsharness_command; do
   __nsharness_run "$__nsharness_command"
-  printf '%s\\0%s\\0%s\\0' "$__nsharness_tag" "$?" "$PWD" >&251
+  builtin printf '%s\\0%s\\0%s\\0' "$__nsharness_tag" "$?" "$PWD" >&251
 done
 """
 
@@ -42,6 +45,8 @@ OUTPUT_LIMIT: Final = 200_000
 """Bytes of each stream that one result holds at most; of more, the beginning and the end are kept."""
 
 TIMEOUT_CODE: Final = 124
+_PIPE_BYTES: Final = 1 << 20  # A pipe holds at most this many (pipe-max-size in pipe(7)).
+_RECORD_BYTES: Final = 1 << 16  # Of what arrived as records the last so many are looked at.
 _ABORT_STEP: Final = 0.05  # Seconds between two signals while a command is being ended.
 _ABORT_LIMIT: Final = 2.0  # Seconds until the shell itself is given up.
 
@@ -115,6 +120,7 @@ class _Bash:
             status_write, self._status = _pipe(owner, theirs, ours)
             null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             theirs.append(null)
+            os.set_blocking(self._commands, False)
             for descriptor, reader in (
                 (self._stdout, self._output_reader(self._stdout, "stdout")),
                 (self._stderr, self._output_reader(self._stderr, "stderr")),
@@ -151,8 +157,12 @@ class _Bash:
         return read
 
     def _drain(self, descriptor: int, name: str) -> None:
-        """Everything that is in the pipe now; at end-of-file the pipe is watched no more."""
-        while True:
+        """Everything that is in the pipe now, not what is added meanwhile: a writer may be faster than we.
+
+        At end-of-file the pipe is watched no more.
+        """
+        left = _PIPE_BYTES
+        while left > 0:
             try:
                 data = os.read(descriptor, 1 << 16)
             except BlockingIOError:
@@ -162,6 +172,7 @@ class _Bash:
             if not data:
                 self._hub.remove(descriptor)
                 return
+            left -= len(data)
             with self.changed:
                 self.streams[name].add(data)
 
@@ -178,11 +189,23 @@ class _Bash:
         self._drain(self._stderr, "stderr")
         with self.changed:
             self.records += data
+            del self.records[:-_RECORD_BYTES]
             self.changed.notify_all()
         return []
 
-    def write(self, tag: str, command: str) -> None:
-        fds.write_all(self._commands, f"{tag}\0{command}\0".encode(errors="surrogateescape"))
+    def write(self, tag: str, command: bytes, deadline: float) -> bool:
+        """Hand over a command; False when the shell does not take it in time, or has ended."""
+        left = memoryview(tag.encode() + b"\0" + command + b"\0")
+        while left and not self.ended and (seconds := deadline - time.monotonic()) > 0:
+            try:
+                left = left[os.write(self._commands, left) :]
+            except BlockingIOError:
+                # In steps: a background job may keep the pipe open when the shell has ended.
+                select.select([], [self._commands], [], min(seconds, _ABORT_STEP))
+            except BrokenPipeError:
+                self.process.ended.wait(_ABORT_LIMIT)
+                return False
+        return not left
 
     def take(self) -> tuple[str, str]:
         """The streams' text so far; what follows belongs to the next command."""
@@ -229,24 +252,41 @@ class Shell:
         When the time is over its processes are killed; the shell, its variables and earlier background jobs
         stay. A command that ends the shell itself (``exit``, ``exec``) gives its status; the next command
         then finds a new shell in the same directory. ``NsharnessError`` when the sandbox has ended or the
-        command holds a NUL character.
+        command holds a NUL character, or half of a surrogate pair.
         """
         if "\0" in command:
             raise NsharnessError("cannot run the command", why="it contains a NUL character")
+        try:
+            data = command.encode(errors="surrogateescape")
+        except UnicodeEncodeError as error:
+            raise NsharnessError("cannot run the command", why=error.reason) from None
         with self._turn:
-            bash = self._bash or self._start()
-            keep = self._init.groups(bash.process)
+            bash, note = self._current()
             tag = secrets.token_hex(8)
             with bash.changed:
                 bash.records.clear()
-            try:
-                bash.write(tag, command)
-            except OSError:
-                bash.process.ended.wait(5)
-            return self._wait(bash, tag, keep, timeout)
+            deadline = time.monotonic() + timeout
+            if bash.write(tag, data, deadline):
+                result = self._wait(bash, tag, deadline)
+            else:
+                result = self._give_up(bash, timed_out=not bash.ended)
+            return replace(result, stderr=note + result.stderr)
+
+    def _current(self) -> tuple[_Bash, str]:
+        """The shell that the next command goes to, and what its user must know about it."""
+        bash = self._bash or self._start()
+        self._init.note_running(bash.process)
+        if not bash.ended:
+            return bash, ""
+        # Nobody told it to: a background job, for instance.
+        bash.close()
+        bash = self._start()
+        self._init.note_running(bash.process)
+        return bash, "[the shell had ended since the last command; this is a new one]\n"
 
     def _start(self) -> _Bash:
         try:
+            self._bash = None
             self._bash = _Bash(self._hub, self._init, self._cwd, self._owner)
         except NsharnessError:
             if self._cwd is None:
@@ -256,8 +296,7 @@ class Shell:
             self._bash = _Bash(self._hub, self._init, None, self._owner)
         return self._bash
 
-    def _wait(self, bash: _Bash, tag: str, keep: list[int], timeout: float) -> ShellResult:
-        deadline = time.monotonic() + timeout
+    def _wait(self, bash: _Bash, tag: str, deadline: float) -> ShellResult:
         timed_out = False
         with bash.changed:
             while (record := _record(bash.records, tag)) is None and not bash.ended:
@@ -267,33 +306,34 @@ class Shell:
                     break
                 bash.changed.wait(left)
         if timed_out:
-            record = self._abort(bash, tag, keep)
+            record = self._abort(bash, tag)
         if record is None:
-            return self._after_end(bash, timed_out)
+            return self._give_up(bash, timed_out=timed_out)
         code, self._cwd = record
         return _result(bash, TIMEOUT_CODE if timed_out else code, self._cwd, timed_out=timed_out)
 
-    def _abort(self, bash: _Bash, tag: str, keep: list[int]) -> tuple[int, str] | None:
-        """End a command that took too long; None when the shell itself had to go with it."""
+    def _abort(self, bash: _Bash, tag: str) -> tuple[int, str] | None:
+        """End a command that took too long; None when the shell itself has to go with it."""
         deadline = time.monotonic() + _ABORT_LIMIT
         while time.monotonic() < deadline:
             # First the trap, so that bash stops after the process it waits for, then that process.
             self._init.signal(bash.process, signal.SIGUSR1)
-            self._init.kill_groups(bash.process, keep)
+            self._init.kill_newer(bash.process)
             with bash.changed:
                 if (record := _record(bash.records, tag)) is None and not bash.ended:
                     bash.changed.wait(_ABORT_STEP)
                     record = _record(bash.records, tag)
             if record is not None or bash.ended:
                 # What was started between a look at the processes and the signal.
-                self._init.kill_groups(bash.process, keep)
+                self._init.kill_newer(bash.process)
                 return record
-        self._init.signal(bash.process, signal.SIGKILL, group=True)
-        bash.process.ended.wait(_ABORT_LIMIT)
         return None
 
-    def _after_end(self, bash: _Bash, timed_out: bool) -> ShellResult:
-        """The command ended the shell: report, and let the next command start a new one."""
+    def _give_up(self, bash: _Bash, *, timed_out: bool) -> ShellResult:
+        """The command ended the shell, or has to: report, and let the next command start a new one."""
+        if not bash.ended:
+            self._init.signal(bash.process, signal.SIGKILL, group=True)
+            bash.process.ended.wait(_ABORT_LIMIT)
         self._hub.flush()
         cwd = self._cwd or ""
         code = TIMEOUT_CODE if timed_out else bash.exit_status
@@ -311,12 +351,14 @@ class Shell:
 
 
 def _record(records: bytearray, tag: str) -> tuple[int, str] | None:
-    """Exit code and directory from the record with this tag, when it is complete; others are skipped."""
-    parts = bytes(records).split(b"\0")
-    for index in range(0, len(parts) - 3, 3):
-        if parts[index] == tag.encode() and parts[index + 1].isdigit():
-            return int(parts[index + 1]), parts[index + 2].decode(errors="surrogateescape")
-    return None
+    """Exit code and directory from the record with this tag, when it is complete.
+
+    Whatever stands before the tag is skipped: a command may have written into its shell's descriptors.
+    """
+    match = re.search(re.escape(tag.encode()) + rb"\0([0-9]{1,3})\0([^\0]*)\0", records)
+    if match is None:
+        return None
+    return int(match[1]), match[2].decode(errors="surrogateescape")
 
 
 def _result(bash: _Bash, code: int, cwd: str, *, timed_out: bool, note: str = "") -> ShellResult:

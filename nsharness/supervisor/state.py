@@ -68,7 +68,7 @@ def create_run(identity: Identity, name: str, environ: Mapping[str, str] | None 
     runs = state_home(identity, environ) / "runs"
     try:
         with identity.files():
-            _make_private(runs)
+            _make_private(runs, identity.owner_uid)
             while True:
                 identifier = f"{name}-{secrets.token_hex(_ID_BYTES)}"
                 try:
@@ -109,10 +109,10 @@ def find_run(identity: Identity, text: str, environ: Mapping[str, str] | None = 
     return candidates[0]
 
 
-def _make_private(path: Path) -> None:
-    """Make the directory and what is missing above it; refuse one that others may write to."""
+def _make_private(path: Path, owner: int) -> None:
+    """Make the directory and what is missing above it; refuse one that is, or can become, somebody else's."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     for directory in (path, path.parent):
         status = directory.lstat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o022:
+        if not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o022 or status.st_uid != owner:
             raise OSError(1, f"{directory} is not a private directory")

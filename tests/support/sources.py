@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,23 +34,26 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def imports() -> Iterator[Import]:
+@cache
+def imports() -> tuple[Import, ...]:
     """All imports, those inside functions and for type checkers only included."""
     names = modules()
-    for importer, path in names.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            for imported in _imported(node, names):
-                yield Import(importer, imported, path, node.lineno)  # type: ignore[attr-defined]
+    return tuple(
+        Import(importer, imported, path, line)
+        for importer, path in names.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for imported, line in _imported(node, names)
+    )
 
 
-def _imported(node: ast.AST, names: dict[str, Path]) -> list[str]:
+def _imported(node: ast.AST, names: dict[str, Path]) -> list[tuple[str, int]]:
     match node:
         case ast.Import():
-            return [alias.name for alias in node.names]
+            return [(alias.name, node.lineno) for alias in node.names]
         case ast.ImportFrom(module=str(module)):
             # ``from package import module`` names the module, ``from module import name`` does not.
             full = [f"{module}.{alias.name}" for alias in node.names]
-            return [name if name in names else module for name in full]
+            return [(name if name in names else module, node.lineno) for name in full]
         case _:
             return []
 

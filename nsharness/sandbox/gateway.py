@@ -31,6 +31,7 @@ from typing import Any, Final
 
 from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST
 from pyroute2.netlink.rtnl import (
+    RTM_GETLINK,
     RTM_NEWADDR,
     RTM_NEWLINK,
     RTM_NEWNEIGH,
@@ -91,8 +92,9 @@ def create() -> Gateway:
             with _netlink() as gateway_link:
                 _write_sysctls(
                     ("net/ipv6/conf/default/disable_ipv6", "1"),
-                    # A burst of UDP to closed ports must be answered in full, or the senders hang.
-                    ("net/ipv4/icmp_ratelimit", "0"),
+                    # A burst of UDP to closed ports must be answered in full, or the senders hang: no type of
+                    # ICMP is limited, neither by destination (icmp_ratelimit) nor in all (icmp_msgs_per_sec).
+                    ("net/ipv4/icmp_ratemask", "0"),
                     # Ports below 1024 without CAP_NET_BIND_SERVICE, which a privileged zygote gives up.
                     ("net/ipv4/ip_unprivileged_port_start", "0"),
                 )
@@ -100,8 +102,11 @@ def create() -> Gateway:
                 sandbox_netns = opened[-1]
                 _write_sysctls(("net/ipv6/conf/default/disable_ipv6", "1"))
                 _transact(gateway_link, _gateway_requests(sandbox_netns), "the gateway's network")
-            with _netlink() as sandbox_link:
-                _transact(sandbox_link, _sandbox_requests(), "the sandbox's network")
+                with _netlink() as sandbox_link:
+                    _transact(sandbox_link, _sandbox_requests(), "the sandbox's network")
+                # The gateway's end was up before it had a carrier, and the kernel starts its queue some time
+                # after: until then packets are dropped. Asking for its state does that work at once.
+                _transact(gateway_link, [_state_of(_VETH)], "the gateway's link")
             os.setns(gateway_netns, os.CLONE_NEWNET)
             listeners = []
             for kind, port in (
@@ -210,6 +215,12 @@ def _veth(peer_netns: int) -> tuple[Any, int, int]:
         ),
     ]
     return link, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL
+
+
+def _state_of(index: int) -> tuple[Any, int, int]:
+    link = ifinfmsg()
+    link["index"] = index
+    return link, RTM_GETLINK, 0
 
 
 def _up(index: int) -> tuple[Any, int, int]:

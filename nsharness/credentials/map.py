@@ -88,7 +88,7 @@ class CredentialMap:
         self._check(proof)
         if header.lower() not in (name.lower() for name in proof.headers):
             raise ProofError("headers", "the rule does not inject this one")
-        value = self.value(proof.pattern, header)
+        value = self._value(proof.pattern, header)
         if value is None:
             raise ProofError("headers", "the credential map has no value for it")
         return value.reveal()
@@ -103,15 +103,7 @@ class CredentialMap:
 
     def has(self, host: str, header: str) -> bool:
         """Whether there is a value for a pattern's canonical text and a header name in any case."""
-        return self.value(host, header) is not None
-
-    def value(self, host: str, header: str) -> Secret | None:
-        """The value for a pattern's canonical text and a header name in any case, proof or no proof: not
-        for the proxy."""
-        for name, secret in self._hosts.get(host, {}).items():
-            if name.lower() == header.lower():
-                return secret
-        return None
+        return self._value(host, header) is not None
 
     def client_certificate(self, host: str) -> ClientCertificate | None:
         """The certificate to show to hosts of a pattern, by its canonical text."""
@@ -164,6 +156,13 @@ class CredentialMap:
             del content
             raise ValueError("the credential map is malformed")
         return made
+
+    def _value(self, host: str, header: str) -> Secret | None:
+        """The value for a pattern's canonical text and a header name in any case."""
+        for name, secret in self._hosts.get(host, {}).items():
+            if name.lower() == header.lower():
+                return secret
+        return None
 
     def _check(self, proof: Proof) -> None:
         if type(proof) is not Proof:

@@ -29,11 +29,12 @@ from typing import Any, Final
 
 from nsharness.linux import fds, libc, process, userns
 from nsharness.plan.steps import Plan
-from nsharness.sandbox import spawn
+from nsharness.sandbox import road, spawn
 from nsharness.sandbox.assemble import StepFailedError, assemble
 from nsharness.sandbox.report import describe
 
 _KEYCTL_JOIN_SESSION_KEYRING: Final = 1
+_REAPED_AT_ONCE: Final = 100
 
 
 def main(plan_descriptor: int, control: int, status: int, lifeline: int) -> None:
@@ -83,6 +84,7 @@ def confine(plan: Plan) -> None:
     process.make_undumpable()
     process.set_title("nsharness-init")
     os.umask(0o022)
+    road.check()
 
 
 class Init:
@@ -103,13 +105,15 @@ class Init:
         with selectors.DefaultSelector() as selector:
             for source in (self._control, self._lifeline, wakeup_read):
                 selector.register(source, selectors.EVENT_READ)
+            more_to_reap = False
             while True:
-                ready = {key.fd for key, _ in selector.select()}
+                ready = {key.fd for key, _ in selector.select(0 if more_to_reap else None)}
                 if self._lifeline in ready:
                     return
                 if wakeup_read in ready:
                     os.read(wakeup_read, 4096)
-                    self._reap()
+                if more_to_reap or wakeup_read in ready:
+                    more_to_reap = self._reap()
                 if self._control.fileno() in ready:
                     message, descriptors = fds.receive(self._control)
                     if message is None:
@@ -121,18 +125,20 @@ class Init:
                     finally:
                         fds.close_all(descriptors)
 
-    def _reap(self) -> None:
-        while True:
+    def _reap(self) -> bool:
+        """Collect what has ended; True when more may have: orphans can end faster than they are collected."""
+        for _ in range(_REAPED_AT_ONCE):
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return
+                return False
             if pid == 0:
-                return
+                return False
             identifier = self._children.pop(pid, None)
             if identifier is not None:
                 self._noted.pop(identifier, None)
                 self._send({"event": "exit", "id": identifier, "status": os.waitstatus_to_exitcode(status)})
+        return True
 
     def _answer(self, message: dict[str, Any], descriptors: list[int]) -> None:
         identifier = str(message.get("id", ""))
@@ -172,7 +178,7 @@ class Init:
             _kill(-pid if group else pid, number)
 
     def _running(self, identifier: str) -> set[int]:
-        """What comes from that process, as kill(2) takes it: process groups, and what else is in its own group.
+        """What comes from that process, as kill(2) takes it: process groups, and what else is in its own.
 
         That is its session, and sessions that nobody started from outside: a program in a session of its own
         making (setsid(1)) comes from here too, whoever its parent is by now.

@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from nsharness.credentials.kinds import kind_named
@@ -68,6 +68,9 @@ class NamespaceProxy:
         upstreams: Mapping[str, str] | None = None,
         on_audit: Callable[[Message], None] | None = None,
     ) -> None:
+        if profile.proxy.auth == "mtls":
+            why, hint = "it is not available yet", "use listener or bearer"
+            raise NsharnessError(f'profile {profile.name}, proxy.auth = "mtls"', why=why, hint=hint)
         self._session = session
         self._policy = profile.with_upstreams(upstreams or {}).to_policy().to_json()
         self._bearer_wanted = profile.proxy.auth == "bearer"
@@ -79,14 +82,17 @@ class NamespaceProxy:
         self._names: dict[str, Any] = {}
         self._closing = False
         self._deaths: list[float] = []
-        self._announced = threading.Event()
+        self._authorities: dict[str, int] = {}
+        self._ca: dict[str, str] = {}
+        self._announced = threading.Condition(self._lock)
+        self._given_up = False
         self._serving = threading.Event()
-        self._ca_pem = ""
         self._failure = ""
 
     def __enter__(self) -> NamespaceProxy:
-        self._authority = fds.memfd("ca")
         try:
+            # The one sandbox that there will be; should there be more, each has its own.
+            self._authorities[self._session.run.id] = fds.memfd("ca")
             self._launch()
             self.ca_pem()
         except BaseException:
@@ -110,7 +116,6 @@ class NamespaceProxy:
             numbers = {
                 "--control-fd": theirs.fileno(),
                 "--credentials-fd": self._credentials.descriptor,
-                "--ca-fd": self._authority,
             }
             arguments = [str(word) for pair in numbers.items() for word in pair]
             self._child = Child("nsharness_proxy", arguments, list(numbers.values()))
@@ -120,6 +125,8 @@ class NamespaceProxy:
         uid, gid = drop if drop is not None else (None, None)
         # A process that is dead already shows itself at the end of the channel.
         with contextlib.suppress(OSError):
+            for sandbox in self._authorities:
+                self._ask_authority(sandbox)
             self._channel.send({"op": "start", "uid": uid, "gid": gid})
             for attachment in self._attachments.values():
                 self._send_attachment(attachment)
@@ -128,10 +135,11 @@ class NamespaceProxy:
         fds.close_all(descriptors)
         match message.get("event"):
             case "ca":
-                if self._ca_pem and self._ca_pem != message["pem"]:
-                    self._report("the authority changed over a restart: running clients will not trust it")
-                self._ca_pem = str(message["pem"])
-                self._announced.set()
+                with self._announced:
+                    if self._ca.get(str(message["name"]), message["pem"]) != message["pem"]:
+                        self._report("the authority changed over a restart: clients will not trust it")
+                    self._ca[str(message["name"])] = str(message["pem"])
+                    self._announced.notify_all()
             case "ready":
                 self._serving.set()
             case "names":
@@ -142,6 +150,8 @@ class NamespaceProxy:
             case "error":
                 self._failure = f"{message.get('what')}: {message.get('why')}"
                 self._report(self._failure)
+                # Nobody will ever serve its sockets: let them go, so that its clients are refused at once.
+                self.detach(str(message.get("sandbox", "")))
             case "log" | "fatal":
                 self._failure = str(message.get("text", ""))
                 self._report(self._failure)
@@ -166,10 +176,11 @@ class NamespaceProxy:
             self._channel.close()
             now = time.monotonic()
             self._deaths = [moment for moment in self._deaths if now - moment < _QUICK_SECONDS] + [now]
-            if not self._ca_pem or len(self._deaths) > _MAX_QUICK_DEATHS:
+            if not self._ca or len(self._deaths) > _MAX_QUICK_DEATHS:
                 self._failure = self._failure or child.complaint() or f"it ended with status {child.poll()}"
                 self._report(f"ended and is not started again, nothing leaves any more: {self._failure}")
-                self._announced.set()
+                self._given_up = True
+                self._announced.notify_all()
                 return
             self._report(f"ended unexpectedly (status {child.poll()}); starting it again")
             self._launch()
@@ -178,12 +189,24 @@ class NamespaceProxy:
     def _report(self, text: str) -> None:
         self._session.reporter.line("proxy", text)
 
-    def ca_pem(self) -> str:
-        """The certificate that sandboxes must trust; known long before the engine is loaded."""
-        if not self._announced.wait(_START_SECONDS) or not self._ca_pem:
-            why = self._failure or self._child.complaint() or f"no sign of it for {_START_SECONDS:.0f} s"
-            raise NsharnessError("the proxy did not start", why=why)
-        return self._ca_pem
+    def ca_pem(self, sandbox: str | None = None) -> str:
+        """The certificate that a sandbox must trust, by default the run's own; known long before the engine
+        is loaded. It is for the hosts of the policy as it is when the authority is made."""
+        name = self._session.run.id if sandbox is None else sandbox
+        with self._announced:
+            if name not in self._authorities:
+                self._authorities[name] = fds.memfd("ca")
+                with contextlib.suppress(OSError):
+                    self._ask_authority(name)
+            self._announced.wait_for(lambda: name in self._ca or self._given_up, _START_SECONDS)
+            if name in self._ca:
+                return self._ca[name]
+        why = self._failure or self._child.complaint() or f"no sign of it for {_START_SECONDS:.0f} s"
+        raise NsharnessError("the proxy did not start", why=why)
+
+    def _ask_authority(self, sandbox: str) -> None:
+        message = {"op": "authority", "name": sandbox, "policy": dict(self._policy)}
+        self._channel.send(message, (self._authorities[sandbox],))
 
     def placeholder(self, ref: SecretRef) -> str:
         """What stands for a secret in the workload's environment: as useless as recognisable."""
@@ -196,6 +219,7 @@ class NamespaceProxy:
 
     def attach(self, sandbox: str, listeners: tuple[int, ...]) -> Attachment:
         """Serve a sandbox's gateway from now on; the listeners are the proxy's to close."""
+        self.ca_pem(sandbox)
         bearer = secrets.token_urlsafe(24) if self._bearer_wanted else None
         attachment = Attachment(sandbox, listeners, self._session.run.open_audit(), self._policy, bearer)
         with self._lock:
@@ -203,6 +227,27 @@ class NamespaceProxy:
             with contextlib.suppress(OSError):
                 self._send_attachment(attachment)
         return attachment
+
+    def reload(self, profile: Profile, upstreams: Mapping[str, str] | None = None) -> tuple[str, ...]:
+        """Decide by another profile from now on, in every sandbox. The credentials stay those of the start.
+
+        Returns the hosts that need a restart to be reached. ``NsharnessError`` where the proxy refuses it:
+        the old one stays then.
+        """
+        policy = profile.with_upstreams(upstreams or {}).to_policy().to_json()
+        restart: list[str] = []
+        for sandbox in list(self._attachments):
+            message = {"op": "policy", "sandbox": sandbox, "policy": policy}
+            try:
+                reply, _ = self._channel.request(message)
+            except (EOFError, OSError, ValueError) as error:
+                raise NsharnessError("the profile was not changed", why=str(error)) from None
+            restart += reply["restart"]
+            with self._lock:
+                if (old := self._attachments.get(sandbox)) is not None:
+                    self._attachments[sandbox] = replace(old, policy=policy)
+        self._policy = policy
+        return tuple(dict.fromkeys(restart))
 
     def _send_attachment(self, attachment: Attachment) -> None:
         message = {
@@ -228,6 +273,8 @@ class NamespaceProxy:
             with contextlib.suppress(OSError):
                 self._channel.send({"op": "detach", "sandbox": sandbox})
             fds.close_all((*attachment.listeners, attachment.audit))
+            self._ca.pop(sandbox, None)
+            fds.close_all([self._authorities.pop(sandbox)])
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
@@ -237,4 +284,5 @@ class NamespaceProxy:
             self._child.end()
         for sandbox in list(self._attachments):
             self.detach(sandbox)
-        fds.close_all([self._authority])
+        fds.close_all(self._authorities.values())
+        self._authorities.clear()

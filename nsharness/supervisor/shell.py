@@ -55,8 +55,8 @@ _ABORT_LIMIT: Final = 2.0  # Seconds until the shell itself is given up.
 class ShellResult:
     """How one command ended; ``cwd`` is where the shell is afterwards.
 
-    ``exit_code`` is 124 after a timeout. ``stdout`` and ``stderr`` are text with undecodable bytes replaced;
-    ``*_bytes`` count what was written, of which ``truncated`` says that not all is here.
+    ``exit_code`` is 124 after a timeout. ``stdout``, ``stderr`` and ``cwd`` are text with undecodable bytes
+    replaced; ``*_bytes`` count what was written, of which ``truncated`` says that not all is here.
     """
 
     exit_code: int
@@ -366,6 +366,8 @@ def _result(bash: _Bash, code: int, cwd: str, *, timed_out: bool, note: str = ""
         totals = {name: stream.total for name, stream in bash.streams.items()}
         truncated = any(stream.cut for stream in bash.streams.values())
         stdout, stderr = bash.take()
+    # Where the shell begins again keeps every byte; a result is text that everybody can encode.
+    shown = cwd.encode(errors="surrogateescape").decode(errors="replace")
     return ShellResult(
-        code, stdout, stderr + note, cwd, timed_out, totals["stdout"], totals["stderr"], truncated
+        code, stdout, stderr + note, shown, timed_out, totals["stdout"], totals["stderr"], truncated
     )

@@ -1,13 +1,12 @@
-"""The proxy process: ``python -I -m nsharness_proxy --control-fd N --credentials-fd M [--ca-fd K]``.
+"""The proxy process: ``python -I -m nsharness_proxy --control-fd N --credentials-fd M``.
 
-N is one end of a SOCK_SEQPACKET pair with the supervisor, M the sealed credential map, K a memfd for
-the authority's key: empty at the first start, when the key is made and sealed into it, and full at
-every later one.
+N is one end of a SOCK_SEQPACKET pair with the supervisor, M the sealed credential map.
 
-The order matters. The certificate is reported before anything slow is imported, because a sandbox
-needs nothing more to start. The credentials are read by a process that nobody can trace or dump.
-Privileges are given up when everything has been imported, because the unprivileged user may not be
-able to read the interpreter's files; from then on nothing can be imported any more.
+The order matters. Before it says start, the supervisor asks for the authorities of its sandboxes, and gets
+their certificates before anything slow is imported: a sandbox needs nothing more to start. The credentials
+are read by a process that nobody can trace or dump. Privileges are given up when everything has been
+imported, because the unprivileged user may not be able to read the interpreter's files; from then on
+nothing can be imported any more.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from nsharness.credentials.build import CredentialMap
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
 from nsharness.linux.process import become, make_undumpable, set_no_new_privs
-from nsharness_proxy.ca import CertificateAuthority
+from nsharness_proxy.authorities import Authorities
 from nsharness_proxy.control import Control
 from nsharness_proxy.report import Report, describe
 
@@ -45,14 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="nsharness_proxy")
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--credentials-fd", type=int, required=True)
-    parser.add_argument("--ca-fd", type=int)
     given = parser.parse_args(arguments)
     control = Control(socket.socket(fileno=given.control_fd))
     report = Report(control.send)
     report.capture()
     code = 1
     try:
-        code = run(control, report, given.credentials_fd, given.ca_fd)
+        code = run(control, report, given.credentials_fd)
     except NsharnessError as error:
         control.send({"event": "fatal", "text": str(error)})
     except Exception as error:  # noqa: BLE001 - the boundary of the process
@@ -62,10 +60,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os._exit(code)
 
 
-def run(control: Control, report: Report, credentials_fd: int, ca_fd: int | None) -> int:
+def run(control: Control, report: Report, credentials_fd: int) -> int:
     """The life of the process; the exit status."""
-    authority = load_authority(ca_fd)
-    control.send({"event": "ca", "pem": authority.certificate_pem})
+    authorities = Authorities(control.send, report)
+    message, descriptors = control.receive()
+    while message is not None and message.get("op") == "authority":
+        try:
+            authorities.add(message, descriptors)
+        finally:
+            fds.close_all(descriptors)
+        message, descriptors = control.receive()
+    fds.close_all(descriptors)
+    if message is None:
+        return 0
+    if message.get("op") != "start":
+        raise NsharnessError("proxy", why="the first message is not start")
     credentials = load_credentials(credentials_fd)
     control.send(
         {"event": "credentials", "hosts": list(credentials.hosts), "headers": credentials.header_names()}
@@ -73,13 +82,7 @@ def run(control: Control, report: Report, credentials_fd: int, ca_fd: int | None
     # Here, because it is slow.
     from nsharness_proxy.engine import Engine
 
-    message, descriptors = control.receive()
-    fds.close_all(descriptors)
-    if message is None:
-        return 0
-    if message.get("op") != "start":
-        raise NsharnessError("proxy", why="the first message is not start")
-    engine = Engine(authority, credentials, control, report)
+    engine = Engine(authorities, credentials, control, report)
     give_up_privileges(message.get("uid"), message.get("gid"))
     sys.meta_path.insert(0, NoLateImports(report))
     with asyncio.Runner() as runner:
@@ -100,22 +103,6 @@ async def serve(engine: object) -> int:
     if not serving.cancelled() and (error := serving.exception()):
         raise error
     return 0
-
-
-def load_authority(descriptor: int | None) -> CertificateAuthority:
-    """The authority in the memfd, or a new one, which is sealed into it for the next process."""
-    if descriptor is None:
-        return CertificateAuthority.create()
-    try:
-        content = fds.read_all(descriptor)
-        if content:
-            return CertificateAuthority.from_pem(content)
-        authority = CertificateAuthority.create()
-        fds.write_all(descriptor, authority.to_pem())
-        fds.seal(descriptor)
-        return authority
-    finally:
-        os.close(descriptor)
 
 
 def load_credentials(descriptor: int) -> CredentialMap:

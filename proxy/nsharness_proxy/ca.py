@@ -1,15 +1,17 @@
-"""The certificate authority that the sandboxes trust: one key, in memory only.
+"""The certificate authority that a sandbox trusts: one key, in memory only.
 
 An EC key is made in a fraction of a millisecond and this module needs nothing but ``cryptography``,
-so that the certificate is known long before the engine has been imported. It signs leaf
-certificates for hosts that the policy allows, and nothing else. All of them share one key, which is
-not the authority's own.
+so that the certificate is known long before the engine has been imported. It signs leaf certificates
+for hosts that the policy allows, and nothing else; its own certificate says so (name constraints, RFC 5280
+section 4.2.1.10), so that whoever got the key could pretend to be no other host. All leaves share one
+key, which is not the authority's own.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -17,10 +19,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from nsharness.policy.hosts import HostPattern, is_ip
+from nsharness.policy.model import Policy
+
 VALIDITY = dt.timedelta(days=30)
 # Clocks of sandboxes and hosts differ.
 _BACKDATED = dt.timedelta(days=1)
 _COMMON_NAME_LIMIT = 64
+# A domain that nobody has (RFC 6761 section 6.4): without any permitted name, all would be.
+_NOBODY = "invalid"
+_EVERY_ADDRESS = (ipaddress.IPv4Network("0.0.0.0/0"), ipaddress.IPv6Network("::/0"))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -41,14 +49,14 @@ class CertificateAuthority:
         self._issuer_id = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
 
     @classmethod
-    def create(cls) -> CertificateAuthority:
-        """A new authority with a P-256 key, valid for 30 days."""
+    def create(cls, hosts: Iterable[HostPattern] | None = None) -> CertificateAuthority:
+        """A new authority with a P-256 key, valid for 30 days, and for ``hosts`` only; None means any."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = dt.datetime.now(dt.UTC)
         serial = x509.random_serial_number()
         # A name of its own for each: clients pick an issuer by name, and runs must not be confused.
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"nsharness CA {serial & 0xFFFFFFFF:08x}")])
-        certificate = (
+        builder = (
             x509.CertificateBuilder()
             .subject_name(name)
             .issuer_name(name)
@@ -59,9 +67,10 @@ class CertificateAuthority:
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_key_usage(signs_certificates=True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .sign(key, hashes.SHA256())
         )
-        return cls(key, certificate)
+        if hosts is not None:
+            builder = builder.add_extension(_constraints(hosts), critical=True)
+        return cls(key, builder.sign(key, hashes.SHA256()))
 
     @classmethod
     def from_pem(cls, content: bytes) -> CertificateAuthority:
@@ -81,6 +90,18 @@ class CertificateAuthority:
         """What a sandbox's trust store gets."""
         return self._certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
+    def covers(self, host: str) -> bool:
+        """Whether clients would take a certificate of this authority for a canonical host."""
+        try:
+            extension = self._certificate.extensions.get_extension_for_class(x509.NameConstraints)
+        except x509.ExtensionNotFound:
+            return True
+        permitted = [name.value for name in extension.value.permitted_subtrees or ()]
+        if is_ip(host):
+            return ipaddress.ip_network(host) in permitted
+        names = [name for name in permitted if isinstance(name, str)]
+        return any(host == name or host.endswith(f".{name}") for name in names)
+
     def to_pem(self) -> bytes:
         """Key and certificate: only ever into a sealed memfd."""
         key = self._key.private_bytes(
@@ -91,10 +112,10 @@ class CertificateAuthority:
     def leaf(self, host: str) -> Leaf:
         """A new certificate for a canonical host, a name or an IP address."""
         now = dt.datetime.now(dt.UTC)
-        # A subject may be empty, the alternative name is critical then (RFC 5280 section 4.2.1.6).
-        attributes = (
-            [x509.NameAttribute(NameOID.COMMON_NAME, host)] if len(host) <= _COMMON_NAME_LIMIT else []
-        )
+        # A subject may be empty, the alternative name is critical then (RFC 5280 section 4.2.1.6). Verifiers
+        # would take an address in it for a name that the constraints do not permit.
+        named = len(host) <= _COMMON_NAME_LIMIT and not is_ip(host)
+        attributes = [x509.NameAttribute(NameOID.COMMON_NAME, host)] if named else []
         certificate = (
             x509.CertificateBuilder()
             .subject_name(x509.Name(attributes))
@@ -114,6 +135,25 @@ class CertificateAuthority:
             .sign(self._key, hashes.SHA256())
         )
         return Leaf(certificate, self._leaf_key)
+
+
+def hosts_of(policy: Policy) -> tuple[HostPattern, ...] | None:
+    """What a sandbox's authority must be able to certify; None where a rule allows any host."""
+    patterns = tuple(pattern for rule in policy.rules if not rule.deny for pattern in rule.hosts)
+    return None if any(pattern.subdomains and "." not in pattern.base for pattern in patterns) else patterns
+
+
+def _constraints(hosts: Iterable[HostPattern]) -> x509.NameConstraints:
+    """No leading dots: a name stands for itself and everything below it, in every implementation."""
+    bases = list(dict.fromkeys(pattern.base for pattern in hosts))
+    names = [x509.DNSName(base) for base in bases if not is_ip(base)]
+    networks = [ipaddress.ip_network(base) for base in bases if is_ip(base)]
+    # What is excluded stays so although it is permitted: a family with a listed address is permitted only.
+    excluded = [every for every in _EVERY_ADDRESS if all(n.version != every.version for n in networks)]
+    return x509.NameConstraints(
+        permitted_subtrees=[*(names or [x509.DNSName(_NOBODY)]), *map(x509.IPAddress, networks)],
+        excluded_subtrees=list(map(x509.IPAddress, excluded)) or None,
+    )
 
 
 def _general_name(host: str) -> x509.GeneralName:

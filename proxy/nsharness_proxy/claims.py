@@ -11,10 +11,10 @@ from typing import Literal
 
 from mitmproxy import http
 
+from nsharness.policy import headers
 from nsharness.policy.authority import Authority, Claims
 from nsharness.policy.hosts import HostError, join_authority, split_authority
 from nsharness.policy.names import NameTable
-from nsharness_proxy import headers
 from nsharness_proxy.layers import TARGET
 
 Entrance = Literal["explicit", "http", "https"]

@@ -21,6 +21,7 @@ from nsharness_proxy import upstream
 from nsharness_proxy.guard import Guard
 from nsharness_proxy.layers import MAX_PENDING
 from nsharness_proxy.report import Report
+from nsharness_proxy.tunnel import EndOfStreamHook
 from nsharness_proxy.upstream import UpstreamError
 
 # Steps at which there is nothing to decide. Every other one must have a method of the guard.
@@ -32,7 +33,6 @@ _UNGUARDED: Final = frozenset(
         "request",
         "tls_clienthello",
         "tls_established_client",
-        "tls_established_server",
         "tls_failed_server",
         "websocket_start",
         "websocket_end",
@@ -65,8 +65,23 @@ class Connection(server.LiveConnectionHandler):
         """End the connection at once, whatever it was doing."""
         self._writer.transport.abort()
 
+    def end(self) -> None:
+        """The same, also for a tunnel, which could still pass on what its host sends."""
+        self.abort()
+        transport = self.transports.get(self.client)
+        if transport is not None and transport.handler is not None:
+            transport.handler.cancel("the listener is closed")
+
+    def end_outlived(self) -> None:
+        """End a tunnel that policy no longer allows."""
+        if self._guard.outlived():
+            self.end()
+
     async def handle_hook(self, hook: commands.StartHook) -> None:
         if hook.name in _UNGUARDED:
+            return
+        if isinstance(hook, EndOfStreamHook):
+            self.close_connection(hook.connection, half_close=True)
             return
         try:
             with self.timeout_watchdog.disarm():
@@ -108,6 +123,7 @@ class Connection(server.LiveConnectionHandler):
             await self.handle_connection(host)
         finally:
             patience.cancel()
+            writer.close()
 
     async def _connect(self, host: Server) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         try:
@@ -126,18 +142,37 @@ class Connection(server.LiveConnectionHandler):
             writer.transport.abort()
 
     async def server_event(self, event: events.Event) -> None:
+        if isinstance(event, events.ConnectionClosed):
+            # A connection that was reset is no half of one: nothing can be sent on it either.
+            transport = self.transports.get(event.connection)
+            if transport is not None and transport.writer is not None and transport.writer.is_closing():
+                event.connection.state = ConnectionState.CLOSED
         await super().server_event(event)
         self._progress.set()
 
     async def drain_writers(self) -> None:
         """Wait until what was read has gone on; for the client also until little of it waits for a host."""
-        await super().drain_writers()  # type: ignore[no-untyped-call]
+        if self._guard.passes_through:
+            await self._drain_others()
+        else:
+            await super().drain_writers()  # type: ignore[no-untyped-call]
         transport = self.transports.get(self.client)
         if transport is None or transport.handler is not asyncio.current_task():
             return
         while self._guard.pending > MAX_PENDING:
             self._progress.clear()
             await self._progress.wait()
+
+    async def _drain_others(self) -> None:
+        """Wait for whom the task at hand reads for, and not for the one that it reads from: in a tunnel each
+        direction goes on without the other."""
+        for transport in list(self.transports.values()):
+            if transport.writer is not None and transport.handler is not asyncio.current_task():
+                try:
+                    await transport.writer.drain()
+                except OSError as error:
+                    if transport.handler is not None:
+                        transport.handler.cancel(f"cannot be written to: {type(error).__name__}")
 
     def log(self, message: str, level: int = logging.INFO, exc_info: _ExceptionInfo = None) -> None:
         """The engine's messages quote what clients send: they are dropped. Where one tells of a crash, the

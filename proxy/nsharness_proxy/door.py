@@ -18,12 +18,17 @@ from mitmproxy.proxy.layers.http import HTTPMode
 
 from nsharness.audit.event import Road
 from nsharness.policy.authority import Authority, Refusal, authority
+from nsharness.policy.conditions import port_allowed
 from nsharness.policy.decide import Deny, decide_host
+from nsharness.policy.request import DEFAULT_PORTS
+from nsharness.policy.route import Tunnel as Untouched
+from nsharness.policy.route import route
 from nsharness_proxy import claims, refusal
 from nsharness_proxy.claims import Origin
 from nsharness_proxy.layers import ClientTls, Closed, Http
 from nsharness_proxy.refusal import Refused
 from nsharness_proxy.sandbox import Sandbox
+from nsharness_proxy.tunnel import Tunnel
 
 # The beginning of a request line (RFC 9112 section 3), as far as it has come.
 _REQUEST_START: Final = re.compile(rb"[A-Za-z][A-Za-z-]{0,23}( |$)")
@@ -39,7 +44,11 @@ class Door:
         self.origin = origin
         self.tunnel: Authority | None = None
         """Where the CONNECT tunnel leads that this connection has become."""
-        self._http: list[Http] = []
+        self.approved: set[tuple[str, int]] = set()
+        """Host and port of everything that was allowed: nothing else is connected to."""
+        self.passes_through = False
+        """Whether it has become a tunnel that is not looked into."""
+        self._layers: list[Http | Tunnel] = []
 
     def client_connected(self, client: Client) -> None:
         """A transparent connection leads to a name that was issued or an address that is listed, or ends."""
@@ -64,14 +73,14 @@ class Door:
         return modes.TransparentProxy(context)
 
     def next_layer(self, next_layer: layer.NextLayer) -> None:
-        """TLS once, then HTTP; anything else ends the connection."""
+        """TLS once, then HTTP, or TLS that is passed through; anything else ends the connection."""
         data, context = next_layer.data_client(), next_layer.context  # type: ignore[no-untyped-call]
         if not data:
             return
         if data[0] == _TLS_HANDSHAKE and not context.client.tls:
             if len(data) > 2:
                 tls_starts = starts_like_tls_record(data)
-                next_layer.layer = ClientTls(context) if tls_starts else self._closed(context)
+                next_layer.layer = self._tls(context) if tls_starts else self._closed(context)
         elif _REQUEST_START.match(data):
             next_layer.layer = self._new_http(context, HTTPMode.transparent)
         else:
@@ -79,12 +88,9 @@ class Door:
 
     def tls_start_client(self, start: tls.TlsData) -> None:
         """The certificate is for where the connection leads, whatever the client asks for by SNI."""
-        agreed = self.tunnel
-        if self.origin.entrance != "explicit":
-            leads = authority(claims.of_connection(self.origin, self.sandbox.names))
-            agreed = leads if isinstance(leads, Authority) else None
-        if agreed is not None:
-            start.ssl_conn = self.sandbox.client_tls.connection(agreed.host)
+        leads = self._leads_to()
+        if leads is not None:
+            start.ssl_conn = self.sandbox.client_tls.connection(leads.host)
 
     def tls_failed_client(self, failed: tls.TlsData) -> None:
         """Said at once: clients that distrust our certificate try again silently for half a minute."""
@@ -102,7 +108,7 @@ class Door:
     @property
     def pending(self) -> int:
         """Bytes from the client that are kept in memory."""
-        return sum(http.pending for http in self._http)
+        return sum(each.pending for each in self._layers)
 
     @property
     def road(self) -> Road:
@@ -111,9 +117,43 @@ class Door:
             return "transparent"
         return "connect" if self.tunnel else "forward"
 
+    def _leads_to(self) -> Authority | None:
+        """Where the connection leads, by what its kernel or its CONNECT request said."""
+        if self.origin.entrance == "explicit":
+            return self.tunnel
+        leads = authority(claims.of_connection(self.origin, self.sandbox.names))
+        return leads if isinstance(leads, Authority) else None
+
+    def _tls(self, context: Context) -> layer.Layer:
+        """Passed through where policy leaves nothing to decide on inside it, and terminated anywhere else."""
+        policy, leads = self.sandbox.policy, self._leads_to()
+        if leads is None:
+            return ClientTls(context)
+        way = route(policy, leads.host, leads.port)
+        # Which rule allows a port depends on the scheme, which only now is known.
+        if not isinstance(way, Untouched) or not port_allowed(
+            policy, way.rule, leads.host, leads.port, DEFAULT_PORTS["https"]
+        ):
+            return ClientTls(context)
+        self.passes_through = True
+        tunnel = Tunnel(context, self.sandbox, self.road, leads, way.rule.name, self._approve)
+        self._layers.append(tunnel)
+        return tunnel
+
+    def outlived(self) -> bool:
+        """Whether this is a tunnel that would not be one any more."""
+        leads = self._leads_to() if self.passes_through else None
+        return leads is not None and not isinstance(
+            route(self.sandbox.policy, leads.host, leads.port), Untouched
+        )
+
+    def _approve(self, leads: Authority) -> None:
+        self.approved.add((leads.host, leads.port))
+
     def _new_http(self, context: Context, mode: HTTPMode) -> Http:
-        self._http.append(Http(context, mode, self._malformed))
-        return self._http[-1]
+        made = Http(context, mode, self._malformed)
+        self._layers.append(made)
+        return made
 
     def _closed(self, context: Context) -> Closed:
         self.deny(None, self.tunnel, Refused(400, "not-http"))
@@ -157,4 +197,4 @@ def refused_by_authority(refused: Refusal) -> Refused:
 
 
 def denied_by_policy(denied: Deny) -> Refused:
-    return Refused(403, denied.reason, denied.rule, denied.hint)
+    return Refused(denied.status, denied.reason, denied.rule, denied.hint)

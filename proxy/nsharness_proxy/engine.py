@@ -21,14 +21,19 @@ from nsharness.audit.log import AuditLog
 from nsharness.credentials.build import CredentialMap
 from nsharness.credentials.secret import Secret
 from nsharness.linux import fds
+from nsharness.policy.hosts import is_ip
 from nsharness.policy.model import Policy
 from nsharness.policy.names import NameTable
+from nsharness_proxy.authorities import Authorities
 from nsharness_proxy.ca import CertificateAuthority
 from nsharness_proxy.claims import Entrance
 from nsharness_proxy.control import Control, Message
 from nsharness_proxy.listener import Listener
+from nsharness_proxy.placeholders import Placeholders
+from nsharness_proxy.probe import see_denial
 from nsharness_proxy.report import Report
 from nsharness_proxy.sandbox import Sandbox
+from nsharness_proxy.scrubbing import scrubber_for
 from nsharness_proxy.stub import Stub
 from nsharness_proxy.tls import ClientSide, HostSide, rehearse
 
@@ -36,7 +41,9 @@ from nsharness_proxy.tls import ClientSide, HostSide, rehearse
 _ENTRANCES: Final[tuple[Entrance, ...]] = ("http", "https", "explicit")
 _SOCKETS: Final = 5
 _NAMES_SECONDS: Final = 0.05
-_ATTACH_KEYS: Final = frozenset({"op", "sandbox", "policy", "bearer", "names", "upstream_ca", "tag"})
+_ATTACH_KEYS: Final = frozenset(
+    {"op", "sandbox", "policy", "bearer", "names", "upstream_ca", "tag", "placeholders", "authority"}
+)
 
 # Engine options that some addon of its own would define.
 _SETTINGS: Final[dict[str, tuple[Any, Any]]] = {
@@ -53,6 +60,8 @@ _SETTINGS: Final[dict[str, tuple[Any, Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Attached:
+    sandbox: Sandbox
+    authority: CertificateAuthority
     listeners: tuple[Listener, ...]
     stub: Stub
     log: AuditLog
@@ -68,17 +77,18 @@ class Engine:
     """Serves any number of sandboxes from one process."""
 
     def __init__(
-        self, authority: CertificateAuthority, credentials: CredentialMap, control: Control, report: Report
+        self, authorities: Authorities, credentials: CredentialMap, control: Control, report: Report
     ) -> None:
-        self._authority = authority
+        self._authorities = authorities
         self._credentials = credentials
+        self._scrubber = scrubber_for(credentials)
         self._control = control
         self._report = report
         self._host_tls = HostSide()
         self._attached: dict[str, _Attached] = {}
         self._untold: set[str] = set()
         self._settings = engine_options()
-        rehearse(authority)
+        rehearse(CertificateAuthority.create())
         if self._host_tls.trusts is None:
             report.log(
                 "warning", "no bundle of trusted authorities was found: no https upstream will be trusted"
@@ -101,8 +111,14 @@ class Engine:
             if message.get("op") == "attach":
                 await self._attach(message, descriptors)
                 self._control.send({"event": "attached", **reply})
+            elif message.get("op") == "policy":
+                self._control.send({"event": "policy", "restart": self._swap(message), **reply})
+            elif message.get("op") == "authority":
+                self._authorities.add(message, descriptors)
+                fds.close_all(descriptors)
             elif message.get("op") == "detach":
                 await self.detach(sandbox)
+                self._authorities.forget(sandbox)
                 self._control.send({"event": "detached", **reply})
             else:
                 raise ValueError("unknown operation")
@@ -134,6 +150,8 @@ class Engine:
         # From here on each descriptor has an owner.
         descriptors.clear()
         attached = _Attached(
+            sandbox,
+            self._authorities.named(str(message.get("authority", sandbox.id))),
             tuple(
                 Listener(sandbox, entrance, sock, self._settings, self._report)
                 for entrance, sock in zip(_ENTRANCES, tcp, strict=True)
@@ -142,6 +160,7 @@ class Engine:
             log,
         )
         try:
+            await see_denial(sandbox, self._settings, self._report)
             for listener in attached.listeners:
                 await listener.start()
             await attached.stub.start()
@@ -153,6 +172,10 @@ class Engine:
     def _sandbox(self, message: Message, credentials: CredentialMap, log: AuditLog) -> Sandbox:
         bearer, names, authorities = (message.get(key) for key in ("bearer", "names", "upstream_ca"))
         identifier = message["sandbox"]
+        policy = Policy.from_json(message["policy"])
+        if policy.proxy_auth == "mtls":
+            # Nobody would be asked for a certificate.
+            raise ValueError('proxy.auth = "mtls" is not available yet')
 
         def write(event: AuditEvent) -> None:
             log.write(event)
@@ -170,15 +193,46 @@ class Engine:
 
         return Sandbox(
             id=identifier,
-            policy=Policy.from_json(message["policy"]),
+            policy=policy,
             credentials=credentials,
-            client_tls=ClientSide(self._authority),
+            client_tls=ClientSide(self._authorities.named(str(message.get("authority", identifier)))),
             host_tls=HostSide(authorities.encode()) if authorities else self._host_tls,
             write=write,
             names=NameTable() if names is None else NameTable.from_json(names),
             bearer=None if bearer is None else Secret(bearer),
+            scrubber=self._scrubber if credentials is self._credentials else scrubber_for(credentials),
+            placeholders=Placeholders(message.get("placeholders")),
             on_names=on_names,
         )
+
+    def _swap(self, message: Message) -> list[str]:
+        """Decide by another policy from now on, or go on with the old one where this one is refused.
+
+        Returns the hosts that clients will reach after a restart only: they must be intercepted, and the
+        sandbox's authority was made before they were named.
+        """
+        attached = self._attached.get(str(message["sandbox"]))
+        if attached is None or set(message) - {"tag"} != {"op", "sandbox", "policy"}:
+            raise ValueError("no such sandbox, or unknown keys")
+        sandbox, policy = attached.sandbox, Policy.from_json(message["policy"])
+        if policy.proxy_auth != sandbox.policy.proxy_auth:
+            raise ValueError("how clients identify themselves cannot change during a run")
+        patterns = [(rule, pattern) for rule in policy.rules if not rule.deny for pattern in rule.hosts]
+        known = len(sandbox.names)
+        for _, pattern in patterns:
+            if not pattern.subdomains and not is_ip(pattern.base):
+                sandbox.names.address_of(pattern.base)
+        sandbox.policy = policy
+        if len(sandbox.names) != known:
+            sandbox.on_names(sandbox.names)
+        for listener in attached.listeners:
+            listener.end_outlived()
+        return [
+            str(pattern)
+            for rule, pattern in patterns
+            if not attached.authority.covers(pattern.base)
+            and (rule.conditional or rule.limited or rule.inspect)
+        ]
 
     async def detach(self, identifier: str) -> None:
         """Close everything that a sandbox has here; one that is not attached has nothing."""

@@ -9,19 +9,27 @@ whatever one of them raises ends the connection. The deciding itself is elsewher
 from __future__ import annotations
 
 import time
+import weakref
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from mitmproxy import http
+from mitmproxy import http, tls
+from mitmproxy.connection import Server
 
-from nsharness.credentials.secret import Secret
-from nsharness.policy.authority import Authority, Refusal, authority
-from nsharness.policy.decide import Allow, Deny, decide, decide_host
+from nsharness.credentials.decoding import DecodingError
+from nsharness.credentials.scrub import Scrubber
+from nsharness.policy import headers
+from nsharness.policy.authority import Authority, Claims, Refusal, authority
+from nsharness.policy.decide import Allow, Deny, body_denied, decide, decide_host
 from nsharness.policy.hosts import join_authority
+from nsharness.policy.proof import MappedAddress, ProofError, Upstream, VerifiedCertificate
 from nsharness.policy.request import DEFAULT_PORTS, RequestView, Scheme, view
-from nsharness_proxy import claims, headers, refusal
+from nsharness_proxy import bodies, claims, refusal, scrubbing, sending
+from nsharness_proxy.bodies import Inbound, Outbound
 from nsharness_proxy.claims import Origin
 from nsharness_proxy.door import Door, denied_by_policy, refused_by_authority
+from nsharness_proxy.layers import CUT
+from nsharness_proxy.messages import FILTERS, Filters
 from nsharness_proxy.refusal import Refused
 from nsharness_proxy.sandbox import Sandbox, next_number
 
@@ -29,28 +37,19 @@ DECISION: Final = "decision"
 """Key in a flow's metadata."""
 
 
-class Meter:
-    """Passes a body on, chunk by chunk as it comes, and counts it."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self, chunk: bytes) -> bytes:
-        self.count += len(chunk)
-        return chunk
-
-
 @dataclass(slots=True)
 class Decision:
-    """What was decided on a request, and how it went on."""
+    """What was decided on a request, and how it went on. ``secret`` are the names of the header fields that
+    have a secret in them when it is sent."""
 
     number: int
+    claims: Claims
     view: RequestView
     allow: Allow
-    websocket: bool
+    secret: tuple[str, ...]
+    sent: Outbound
     started: float = field(default_factory=time.monotonic)
-    sent: Meter = field(default_factory=Meter)
-    received: Meter = field(default_factory=Meter)
+    received: Inbound = field(default_factory=Inbound)
 
 
 class Guard(Door):
@@ -58,8 +57,7 @@ class Guard(Door):
 
     def __init__(self, sandbox: Sandbox, origin: Origin) -> None:
         super().__init__(sandbox, origin)
-        self.approved: set[tuple[str, int]] = set()
-        """Host and port of every request that was allowed: nothing else is connected to."""
+        self._verified: weakref.WeakKeyDictionary[Server, VerifiedCertificate] = weakref.WeakKeyDictionary()
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
         """May there be a tunnel to this host and port? Every request in it is decided anew."""
@@ -83,22 +81,25 @@ class Guard(Door):
         if flow.error:
             self.deny(None, None, refusal.malformed(""), method=flow.request.method)
             return
-        agreed: Authority | Refusal | None = None
         refused = self._unidentified(flow) if self.road == "forward" else None
         if refused is None and flow.request.http_version not in ("HTTP/1.0", "HTTP/1.1"):
             refused = refusal.malformed("the protocol version is neither HTTP/1.0 nor HTTP/1.1")
-        if refused is None:
-            agreed = authority(claims.of_request(self.origin, self.sandbox.names, self.tunnel, flow))
-            if isinstance(agreed, Refusal):
-                refused = refused_by_authority(agreed)
-        if refused is not None or not isinstance(agreed, Authority):
-            assert refused is not None
+        if refused is not None:
+            self.deny(flow, None, refused)
+            return
+        claimed = claims.of_request(self.origin, self.sandbox.names, self.tunnel, flow)
+        agreed = authority(claimed)
+        if isinstance(agreed, Refusal):
+            self.deny(flow, agreed, refused_by_authority(agreed))
+            return
+        self._decide(flow, claimed, agreed)
+
+    def _decide(self, flow: http.HTTPFlow, claimed: Claims, agreed: Authority) -> None:
+        request, box = flow.request, self.sandbox
+        line = (request.data.method, request.data.path)
+        if (refused := sending.carries_secret(box, line, request.headers.fields)) is not None:
             self.deny(flow, agreed, refused)
             return
-        self._decide(flow, agreed)
-
-    def _decide(self, flow: http.HTTPFlow, agreed: Authority) -> None:
-        request = flow.request
         scheme: Scheme = "https" if flow.client_conn.tls else "http"
         fields = [(_text(name), _text(value)) for name, value in request.headers.fields]
         try:
@@ -108,22 +109,59 @@ class Guard(Door):
         except ValueError as error:
             self.deny(flow, agreed, refusal.malformed(str(error)))
             return
-        decision = decide(self.sandbox.policy, seen)
+        # Once more: taking dot segments out of a path puts together what they kept apart.
+        if (refused := sending.carries_secret(box, (_bytes(seen.target),), ())) is not None:
+            self.deny(flow, agreed, refused)
+            return
+        decision = decide(box.policy, seen)
         if isinstance(decision, Deny):
             self.deny(flow, agreed, denied_by_policy(decision), path=seen.path)
             return
-        if any(self._value(decision, name) is None for name in decision.inject):
-            # Rather no request than one without the credential that the profile promises.
-            self.deny(flow, agreed, Refused(502, "credential-missing", decision.rule.name), path=seen.path)
-            return
         websocket = headers.is_websocket(seen.method, request.headers.fields)
-        made = flow.metadata[DECISION] = Decision(next_number(), seen, decision, websocket)
-        if not decision.inject:
+        prepared = sending.prepare(box, seen, decision, request.headers.fields, websocket=websocket)
+        if isinstance(prepared, Refused):
+            self.deny(flow, agreed, prepared, path=seen.path)
+            return
+        made = Decision(next_number(), claimed, seen, decision, prepared.secret, self._body(flow, decision))
+        flow.metadata[DECISION] = made
+        flow.metadata[FILTERS] = self._filters(flow)
+        if not made.secret:
             self._record(made, "allow")
-        self._rewrite(request, made)
+        self._rewrite(request, made, prepared.fields)
         self.approved.add((seen.host, seen.port))
 
-    def _rewrite(self, request: http.Request, made: Decision) -> None:
+    def _body(self, flow: http.HTTPFlow, allow: Allow) -> Outbound:
+        """How the body of an allowed request goes through."""
+
+        def check(size: int) -> Refused | None:
+            denied = body_denied(allow.rule, size)
+            return denied_by_policy(denied) if denied else None
+
+        return Outbound(
+            self.sandbox.scrubber, self._stray_detector(), check, lambda refused: self._stop(flow, refused)
+        )
+
+    def _filters(self, flow: http.HTTPFlow) -> Filters:
+        """How the messages of a WebSocket go through, should there be one."""
+        return Filters(
+            lambda: Outbound(
+                self.sandbox.scrubber,
+                self._stray_detector(),
+                refuse=lambda refused: self._stop(flow, refused),
+            ),
+            lambda: Inbound(self.sandbox.scrubber),
+        )
+
+    def _stray_detector(self) -> Scrubber | None:
+        blocked = self.sandbox.policy.stray_placeholders == "block"
+        return self.sandbox.placeholders.detector if blocked else None
+
+    def _stop(self, flow: http.HTTPFlow, refused: Refused) -> None:
+        """Record that an allowed request is ended in the middle."""
+        made: Decision = flow.metadata[DECISION]
+        self._record(made, "deny", reason=refused.reason, status=refused.status)
+
+    def _rewrite(self, request: http.Request, made: Decision, kept: list[headers.Field]) -> None:
         """What was checked is what is sent."""
         seen = made.view
         named = join_authority(seen.host, seen.port)
@@ -133,8 +171,7 @@ class Guard(Door):
         # Not through the properties of the same names, which would change the Host header too.
         request.data.host, request.data.port = seen.host, seen.port
         request.data.authority = b""
-        request.data.path = seen.target.encode("utf-8", "surrogateescape")
-        kept = headers.outgoing(request.headers.fields, made.allow.inject, websocket=made.websocket)
+        request.data.path = _bytes(seen.target)
         request.headers = http.Headers(headers.with_host(kept, named))
         request.stream = made.sent
 
@@ -146,17 +183,55 @@ class Guard(Door):
         if server.address != (seen.host, seen.port) or server.tls_established != (seen.scheme == "https"):
             self.deny(flow, None, Refused(502, refusal.UPSTREAM_FAILED))
             return
-        if made.allow.inject:
-            self._record(made, "inject", headers=made.allow.inject)
-        for name in made.allow.inject:
-            value = self._value(made.allow, name)
-            assert value is not None
-            flow.request.headers.add(name, value.reveal())
+        if not made.secret:
+            return
+        try:
+            proof, fields = sending.fill(
+                self.sandbox,
+                made.claims,
+                seen,
+                made.allow,
+                self._upstream(server, seen.scheme),
+                flow.request.headers.fields,
+            )
+        except ProofError as error:
+            reason = f"proof-{error.field.replace('_', '-')}"
+            agreed = Authority(seen.host, seen.port)
+            self.deny(flow, agreed, Refused(502, reason, made.allow.rule.name), path=seen.path)
+            return
+        self._record(made, "inject", headers=made.secret, proof=proof.to_audit())
+        flow.request.headers = http.Headers(fields)
+
+    def tls_established_server(self, established: tls.TlsData) -> None:
+        """Keep what was verified on a connection: as a proof needs it, by that very connection."""
+        server = established.conn
+        assert isinstance(server, Server)
+        verified = established.ssl_conn is not None and established.ssl_conn.get_verified_chain()
+        if verified and server.address and server.peername:
+            self._verified[server] = VerifiedCertificate(server.address[0], server.peername[0])
+
+    def _upstream(self, server: Server, scheme: Scheme) -> Upstream | None:
+        """What is known of the host at the other end of a connection."""
+        if scheme == "https":
+            return self._verified.get(server)
+        return MappedAddress(server.peername[0], server.peername[1]) if server.peername else None
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        """Answers are passed on as they come."""
+        """Answers are passed on as they come, without the secrets in them."""
         assert flow.response is not None
         made: Decision = flow.metadata[DECISION]
+        try:
+            made.received = scrubbing.clean(
+                self.sandbox.scrubber,
+                flow.request,
+                flow.response,
+                credentialed=made.allow.credentialed,
+            )
+        except DecodingError:
+            self._end(made, "error", reason=bodies.UNDECODABLE.reason)
+            flow.metadata[CUT] = True
+            flow.response = bodies.UNDECODABLE.response(flow.request.method)
+            return
         flow.response.stream = made.received
 
     def response(self, flow: http.HTTPFlow) -> None:
@@ -173,11 +248,6 @@ class Guard(Door):
             gone = message in ("Client disconnected.", "killed")
             self._end(made, "error", reason="client-gone" if gone else refusal.upstream_reason(message))
 
-    def websocket_message(self, flow: http.HTTPFlow) -> None:
-        """The engine keeps every message of a connection; we keep none."""
-        if flow.websocket is not None:
-            flow.websocket.messages.clear()
-
     def _unidentified(self, flow: http.HTTPFlow) -> Refused | None:
         given = headers.values(flow.request.headers.fields, b"proxy-authorization")
         if self.sandbox.admits(given[0] if len(given) == 1 else None):
@@ -185,10 +255,7 @@ class Guard(Door):
         challenge = (("proxy-authenticate", 'Basic realm="nsharness"'),)
         return Refused(407, "proxy-authentication-required", headers=challenge)
 
-    def _value(self, allow: Allow, name: str) -> Secret | None:
-        return self.sandbox.credentials.value(str(allow.pattern), name)
-
-    def _record(self, made: Decision, action: Literal["allow", "inject"], **facts: Any) -> None:
+    def _record(self, made: Decision, action: Literal["allow", "inject", "deny"], **facts: Any) -> None:
         seen = made.view
         self.sandbox.record(
             action,
@@ -223,3 +290,7 @@ def _has_body(request: http.Request) -> bool:
 
 def _text(value: bytes) -> str:
     return value.decode("utf-8", "surrogateescape")
+
+
+def _bytes(value: str) -> bytes:
+    return value.encode("utf-8", "surrogateescape")

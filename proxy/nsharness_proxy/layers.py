@@ -18,19 +18,27 @@ from typing import Any, ClassVar, cast
 
 from mitmproxy import http
 from mitmproxy.connection import ConnectionState, Server
+from mitmproxy.flow import Error
 from mitmproxy.proxy import commands, events, layer, tunnel
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as engine
 from mitmproxy.proxy.layers.http import HTTPMode
 from mitmproxy.proxy.layers.http import _events as message
 from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
+from mitmproxy.proxy.layers.http._hooks import HttpErrorHook
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
 from mitmproxy.proxy.layers.tls import ClientTLSLayer, ServerTLSLayer
 
-from nsharness_proxy import headers, refusal
+from nsharness.policy import headers
+from nsharness_proxy import refusal
+from nsharness_proxy.bodies import BodyRefusedError
+from nsharness_proxy.messages import WebSocket
 
 TARGET = "target"
 """Key in a flow's metadata: the scheme and authority of the request line, as they came."""
+
+CUT = "cut"
+"""Key in a flow's metadata: its response is one of ours, in place of the host's."""
 
 MAX_HEAD = 64 * 1024
 """Bytes of a request's or an answer's head at most."""
@@ -78,7 +86,41 @@ class Exchange(engine.HttpStream):
         if self.flow.response is not None and self.client_state == self.state_wait_for_request_headers:
             yield from self._refuse()
             return True
+        if self.flow.metadata.pop(CUT, False):
+            yield from self._hang_up()
+            yield from self._refuse()
+            return True
         return (yield from super().check_killed(emit_error_hook))
+
+    def state_stream_request_body(self, event: HttpEvent) -> Commands:
+        try:
+            yield from super().state_stream_request_body(event)
+        except BodyRefusedError as stopped:
+            yield from self._hang_up()
+            if self.server_state == self.state_wait_for_response_headers:
+                self.flow.response = stopped.refused.response(self.flow.request.method)
+                yield from self._refuse()
+            else:
+                yield from self._break_off(stopped)
+
+    def state_stream_response_body(self, event: HttpEvent) -> Commands:
+        try:
+            yield from super().state_stream_response_body(event)
+        except BodyRefusedError as stopped:
+            self.flow.error = Error(str(stopped))
+            yield HttpErrorHook(self.flow)
+            yield from self._hang_up()
+            yield from self._break_off(stopped)
+
+    def flow_done(self) -> Commands:
+        if self.flow.websocket is None:
+            yield from super().flow_done()
+            return
+        self.child_layer = WebSocket(self.context, self.flow)
+        self._handle_event = self.passthrough
+        yield from self.child_layer.handle_event(events.Start())
+        # Last, because data may come at once.
+        yield engine.SendHttp(message.ResponseEndOfMessage(self.stream_id), self.context.client)
 
     def make_server_connection(self) -> layer.CommandGenerator[bool]:
         if not (yield from super().make_server_connection()):
@@ -101,6 +143,19 @@ class Exchange(engine.HttpStream):
         if content:
             yield engine.SendHttp(message.ResponseData(self.stream_id, content), client)
         yield engine.SendHttp(message.ResponseEndOfMessage(self.stream_id), client)
+        self.flow.live = False
+        self.client_state = self.server_state = self.state_errored
+        yield engine.DropStream(self.stream_id)
+
+    def _hang_up(self) -> Commands:
+        """End the connection to the host, in the middle of whatever it is."""
+        ended = message.RequestProtocolError(self.stream_id, "stopped", message.ErrorCode.KILL)
+        yield engine.SendHttp(ended, self.context.server)
+
+    def _break_off(self, stopped: BodyRefusedError) -> Commands:
+        """End the connection to the client, which sees that something is missing."""
+        ended = message.ResponseProtocolError(self.stream_id, str(stopped), message.ErrorCode.KILL)
+        yield engine.SendHttp(ended, self.context.client)
         self.flow.live = False
         self.client_state = self.server_state = self.state_errored
         yield engine.DropStream(self.stream_id)

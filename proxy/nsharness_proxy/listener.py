@@ -19,6 +19,8 @@ from nsharness_proxy.report import Report
 from nsharness_proxy.sandbox import Sandbox
 
 _BACKLOG: Final = 4096
+MAX_CONNECTIONS: Final = 1024
+"""Connections of one listener at a time; those beyond are closed as they come."""
 _END_SECONDS: Final = 5.0
 
 
@@ -64,9 +66,14 @@ class Listener(mode_servers.AsyncioServerInstance[SandboxMode]):  # type: ignore
         self._servers = []
         self._socket.close()
         for connection in self._connections.values():
-            connection.abort()
+            connection.end()
         if self._connections:
             await asyncio.wait(self._connections, timeout=_END_SECONDS)
+
+    def end_outlived(self) -> None:
+        """End the tunnels that policy no longer allows: nothing in them is ever decided on again."""
+        for connection in tuple(self._connections.values()):
+            connection.end_outlived()
 
     async def _start(self) -> None:
         self._servers = await self.listen("", 0)
@@ -87,6 +94,9 @@ class Listener(mode_servers.AsyncioServerInstance[SandboxMode]):  # type: ignore
         """Serve one client."""
         assert isinstance(reader, asyncio.StreamReader)
         assert isinstance(writer, asyncio.StreamWriter)
+        if len(self._connections) >= MAX_CONNECTIONS:
+            writer.transport.abort()
+            return
         sock = writer.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         guard = Guard(self._sandbox, Origin(self._entrance, writer.get_extra_info("sockname")[0]))
@@ -98,6 +108,10 @@ class Listener(mode_servers.AsyncioServerInstance[SandboxMode]):  # type: ignore
             await connection.handle_client()
         finally:
             del self._connections[task]
+            # The engine leaves it open when it is told to close it while an event waits for its turn.
+            writer.close()
+            # And what a client does not read would be kept for as long as it likes.
+            asyncio.get_running_loop().call_later(_END_SECONDS, writer.transport.abort)
 
 
 class _Unmanaged:

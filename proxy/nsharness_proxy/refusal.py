@@ -16,6 +16,7 @@ from mitmproxy import http
 REASON_HEADER = "x-nsharness-reason"
 
 UPSTREAM_FAILED = "upstream-failed"
+UNREADABLE = "upstream-encoding-unreadable"
 MALFORMED = "malformed-request"
 
 UPSTREAM_REASONS = {
@@ -27,6 +28,7 @@ UPSTREAM_REASONS = {
     "upstream-tls-failed": "no TLS connection to the host was possible",
     "upstream-response-malformed": "the host's answer is not HTTP that could be forwarded",
     "upstream-closed": "the host closed the connection before it had answered",
+    UNREADABLE: "the host's answer has an encoding that could not be undone",
     UPSTREAM_FAILED: "the request failed on its way to the host",
 }
 """Every way in which an allowed request can fail upstream, and what the client is told about it."""

@@ -12,16 +12,21 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from nsharness.audit.event import Action, AuditEvent, Road
-from nsharness.credentials.build import CredentialMap
+from nsharness.credentials.map import CredentialMap
+from nsharness.credentials.scrub import Scrubber
 from nsharness.credentials.secret import Secret
 from nsharness.policy.decide import Deny, decide_host
 from nsharness.policy.hosts import HostError, canonical_host, is_ip
+from nsharness.policy.limits import Usage
 from nsharness.policy.model import Policy
 from nsharness.policy.names import NamesError, NameTable
+from nsharness_proxy.placeholders import Placeholders
 from nsharness_proxy.tls import ClientSide, HostSide
+
+_CHOSEN: Final = ("method", "host", "path")
 
 _numbers = itertools.count(1)
 
@@ -39,6 +44,11 @@ class Sandbox:
     """Keeps an event for good; raises ``OSError`` when it cannot."""
     names: NameTable = field(default_factory=NameTable)
     bearer: Secret | None = None
+    scrubber: Scrubber | None = None
+    """Finds the secrets of the credentials; None where there are none."""
+    placeholders: Placeholders = field(default_factory=Placeholders)
+    usage: dict[str, Usage] = field(default_factory=dict)
+    """How much of each rule, by its name, was used."""
     on_names: Callable[[NameTable], None] = lambda _: None
     """Called when a name got an address, so that a later proxy can be told to give it the same one."""
 
@@ -57,7 +67,9 @@ class Sandbox:
         return self.bearer is None
 
     def record(self, action: Action, road: Road, **facts: Any) -> None:
-        """Write an audit event of this moment."""
+        """Write an audit event of this moment. What a client chose of it may have a secret in it."""
+        if self.scrubber is not None:
+            facts |= {name: self.scrubber.text(facts[name]) for name in _CHOSEN if facts.get(name)}
         moment = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
         self.write(
             AuditEvent(time.monotonic_ns(), moment.replace("+00:00", "Z"), self.id, action, road, **facts)

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures.thread  # noqa: F401 - asyncio imports it with the first look-up, which is too late here
-import ipaddress
 import socket
 
+from nsharness.policy.addresses import connectable
 from nsharness.policy.hosts import is_ip
 from nsharness.policy.model import Policy
 
 RESOLVE_SECONDS = 10.0
 CONNECT_SECONDS = 10.0
 _MAX_ADDRESSES = 4
-
-# On a network without IPv4 this stands for an IPv4 address, its last 32 bits (RFC 6052).
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-# The same by other rules: local NAT64 (RFC 8215), 6to4 (RFC 3056), Teredo (RFC 4380).
-_TRANSLATED = tuple(map(ipaddress.IPv6Network, ("64:ff9b:1::/48", "2002::/16", "2001::/32")))
 
 Address = tuple[str, int]
 
@@ -49,7 +44,7 @@ async def connect(policy: Policy, host: str, port: int) -> tuple[asyncio.StreamR
         except TimeoutError:
             failure = UpstreamError("upstream-timeout")
         except OSError:
-            continue
+            failure = UpstreamError("upstream-unreachable")
     raise failure
 
 
@@ -69,34 +64,10 @@ async def resolve(host: str, port: int) -> list[Address]:
         except (OSError, UnicodeError):
             raise UpstreamError("upstream-name-not-found") from None
         found = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
-    public = [(address, port) for address in found if is_public(address)]
+    public = [(address, port) for address in found if connectable(address) is None]
     if not public:
         raise UpstreamError("upstream-address-refused" if found else "upstream-name-not-found")
     return public[:_MAX_ADDRESSES]
-
-
-def is_public(address: str) -> bool:
-    """Whether an address is a unicast address of the public internet (RFC 6890).
-
-    Not so are loopback, private, link-local (with the metadata services), shared (RFC 6598),
-    multicast and reserved addresses, nor IPv6 forms that stand for an IPv4 address, but for NAT64's own
-    prefix when that IPv4 address is public.
-    """
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed in _NAT64:
-            return is_public(str(ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)))
-        if (
-            parsed.is_site_local
-            or parsed.ipv4_mapped
-            or parsed.scope_id
-            or any(parsed in network for network in _TRANSLATED)
-        ):
-            return False
-    return parsed.is_global and not (parsed.is_multicast or parsed.is_reserved or parsed.is_unspecified)
 
 
 def is_own(address: Address) -> bool:

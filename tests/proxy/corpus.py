@@ -15,8 +15,8 @@ every line ends with CR LF, but where it ends with a backslash. Escapes: ``\r \n
     A request that a host gets, in full and in this order. Without such lines there is none.
 ``roads forward transparent tunnel``
     The ways on which the case is tried; all, if absent.
-``defect TEXT``
-    What is wrong with the proxy where it does not do this yet.
+``defect [ROADS:] TEXT``
+    What is wrong with the proxy where it does not do this yet; on these roads, if only on some.
 """
 
 from __future__ import annotations
@@ -51,6 +51,11 @@ class Case:
     @property
     def data(self) -> bytes:
         return b"".join(self.pieces)
+
+    def defect_on(self, road: str) -> str:
+        """Why the case must fail on a road; empty where it must not."""
+        roads, colon, text = self.defect.rpartition(": ")
+        return text if not colon or road in roads.split() else ""
 
 
 @dataclass
@@ -97,7 +102,8 @@ def _case(name: str, head: str, sent: str) -> Case:
 
 def _request(line: str) -> tuple[str, str, str, bytes]:
     method, target, host, *body = line.split(" ", 3)
-    return method, target, host, b"".join(unescape("".join(body)))
+    plain, *_ = unescape(target)
+    return method, plain.decode("latin-1"), host, b"".join(unescape("".join(body)))
 
 
 def unescape(text: str) -> list[bytes]:
@@ -112,4 +118,4 @@ def _byte(match: re.Match[str]) -> str:
         return "\r\n"
     if match[1] is not None:
         return _ESCAPE.sub(_byte, match[1]) * int(match[2])
-    return chr(int(text[2:], 16)) if len(text) == 4 else _PLAIN[text[1:]]
+    return chr(int("0" + text[1:], 0)) if len(text) == 4 else _PLAIN[text[1:]]

@@ -52,7 +52,7 @@ class Recorder:
         self.received.clear()
         self._serving.clear()
 
-    def settle(self) -> list[bytes]:
+    def settle(self, patience: float = DEADLINE) -> list[bytes]:
         """What came over each connection, once all of them have ended.
 
         Connections are accepted in their order, so when one that is made now is there, all earlier ones are.
@@ -63,7 +63,7 @@ class Recorder:
             marker.connect(("127.0.0.1", self.port))
             assert accepted.wait(DEADLINE)
         for _, thread in self._serving:
-            thread.join(DEADLINE)
+            thread.join(patience)
             assert not thread.is_alive(), "a connection of a client that is gone was not closed"
         return [bytes(data) for data in self.received]
 

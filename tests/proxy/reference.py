@@ -6,7 +6,6 @@ of bodies the proxy reads the chunks with h11.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -38,7 +37,7 @@ class Message:
 
 @dataclass(slots=True)
 class Reading:
-    """The messages in some bytes; ``error`` is why the rest are none, ``partial`` that the last is none yet."""
+    """The messages in some bytes; ``error`` is why the rest are none, ``partial`` that more is to come."""
 
     messages: list[Message] = field(default_factory=list)
     error: str = ""
@@ -46,40 +45,50 @@ class Reading:
 
 
 def by_h11(data: bytes) -> Reading:
-    """The requests that a server with h11 sees."""
-    reading, position = Reading(), 0
-    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_HUGE)
-    with contextlib.suppress(h11.RemoteProtocolError):
-        connection.receive_data(data)
+    """The requests that a server with h11 sees. Empty lines before them, which it takes for errors, are
+    skipped, as RFC 9112 section 2.2 has it."""
+    reading = Reading()
     try:
-        while True:
-            event = connection.next_event()
-            if isinstance(event, h11.Request):
-                fields = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in event.headers]
-                method, target = event.method.decode("latin-1"), event.target.decode("latin-1")
-                reading.messages.append(Message(method, target, fields))
-            elif isinstance(event, h11.Data):
-                reading.messages[-1].body += bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                reading.messages[-1].complete = True
-                position += 1
-                _answer(connection)
-                if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
-                    reading.error = "closed" if connection.trailing_data[0] else ""
-                    return reading
-                connection.start_next_cycle()
-            else:
-                unfinished = bool(reading.messages) and not reading.messages[-1].complete
-                reading.partial = unfinished or bool(connection.trailing_data[0])
+        while data := _without_empty_lines(data):
+            connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_HUGE)
+            connection.receive_data(data)
+            message = _next(connection, reading)
+            if message is None or not message.complete:
+                reading.partial = True
+                return reading
+            # An answer that neither upgrades nor makes a tunnel: what follows is a request.
+            connection.send(h11.Response(status_code=403, headers=[("content-length", "0")]))
+            connection.send(h11.EndOfMessage())
+            data = connection.trailing_data[0]
+            if connection.our_state is h11.MUST_CLOSE:
+                reading.error = "closed" if data else ""
                 return reading
     except h11.RemoteProtocolError as error:
         reading.error = str(error)
-        return reading
+    return reading
 
 
-def _answer(connection: h11.Connection) -> None:
-    connection.send(h11.Response(status_code=200, headers=[("content-length", "0")]))
-    connection.send(h11.EndOfMessage())
+def _next(connection: h11.Connection, reading: Reading) -> Message | None:
+    message: Message | None = None
+    while True:
+        event = connection.next_event()
+        if isinstance(event, h11.Request):
+            fields = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in event.headers]
+            message = Message(event.method.decode("latin-1"), event.target.decode("latin-1"), fields)
+            reading.messages.append(message)
+        elif isinstance(event, h11.Data) and message is not None:
+            message.body += bytes(event.data)
+        elif isinstance(event, h11.EndOfMessage) and message is not None:
+            message.complete = True
+            return message
+        else:
+            return message
+
+
+def _without_empty_lines(data: bytes) -> bytes:
+    while data.startswith(b"\r\n"):
+        data = data[2:]
+    return data
 
 
 class Requests:
@@ -109,6 +118,8 @@ class Requests:
         self.messages[-1].target += url.decode("latin-1")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self.messages[-1].method:
+            return  # a trailer
         text = value.decode("latin-1").strip(" \t")
         self.messages[-1].fields.append((name.decode("latin-1").lower(), text))
 
@@ -132,16 +143,22 @@ def by_llhttp(data: bytes) -> Reading:
 
 
 def agreed(data: bytes) -> list[Message]:
-    """The requests that both readers see, up to the first on which they differ or that one refuses."""
+    """The requests that both readers see, up to the first on which they differ or that one refuses.
+
+    llhttp knows no methods but those of its list: from one of others on, h11 is believed alone.
+    """
     common: list[Message] = []
-    for ours, theirs in zip(by_h11(data).messages, by_llhttp(data).messages, strict=False):
-        if ours.meaning != theirs.meaning:
+    ours, theirs = by_h11(data), by_llhttp(data)
+    for mine, other in zip(ours.messages, theirs.messages, strict=False):
+        if mine.meaning != other.meaning:
             # The same request, of whose body one of them takes less: as much of it has one meaning.
-            if ours.meaning[:3] == theirs.meaning[:3]:
-                shorter = min(ours, theirs, key=lambda message: len(message.body))
-                common.append(Message(*ours.meaning[:2], ours.fields, shorter.body))
+            if mine.meaning[:3] == other.meaning[:3]:
+                shorter = min(mine, other, key=lambda message: len(message.body))
+                common.append(Message(*mine.meaning[:2], mine.fields, shorter.body))
             return common
-        common.append(ours)
+        common.append(mine)
+    if "method" in theirs.error.lower():
+        common += ours.messages[len(common) :]
     return common
 
 
@@ -156,10 +173,11 @@ class Answer:
 
 def answers_by_h11(data: bytes, methods: Sequence[str] = (), *, ended: bool = True) -> list[Answer]:
     """The answers that a client with h11 sees to requests with these methods (GET where not named);
-    ``h11.RemoteProtocolError`` for what is none. ``ended``: the connection has been closed after them."""
+    ``h11.RemoteProtocolError`` for what is none. ``ended``: the connection has been closed after them,
+    perhaps in the middle of a body."""
     answers: list[Answer] = []
     wanted = iter(methods)
-    while True:
+    while data:
         connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HUGE)
         connection.send(h11.Request(method=next(wanted, "GET"), target="/", headers=[("host", "a")]))
         connection.send(h11.EndOfMessage())
@@ -167,7 +185,12 @@ def answers_by_h11(data: bytes, methods: Sequence[str] = (), *, ended: bool = Tr
         if ended:
             connection.receive_data(b"")
         while True:
-            event = connection.next_event()
+            try:
+                event = connection.next_event()
+            except h11.RemoteProtocolError as error:
+                if "closed connection without sending complete" in str(error):
+                    return answers
+                raise
             if isinstance(event, h11.Response):
                 answers.append(Answer(event.status_code))
             elif isinstance(event, h11.Data):
@@ -178,8 +201,7 @@ def answers_by_h11(data: bytes, methods: Sequence[str] = (), *, ended: bool = Tr
             elif not isinstance(event, h11.InformationalResponse):
                 return answers
         data = connection.trailing_data[0]
-        if not data:
-            return answers
+    return answers
 
 
 class _Answers:

@@ -32,6 +32,7 @@ from nsharness.policy.paths import PathGlob
 
 DEADLINE = 10.0
 UNPRIVILEGED = 65534
+AUTHORITY = "tests"
 _LETTERS = string.ascii_letters + string.digits
 
 
@@ -47,6 +48,7 @@ def rule(
     methods: Iterable[str] | None = None,
     paths: Iterable[str] | None = None,
     ports: Iterable[int] | None = None,
+    **more: Any,
 ) -> Rule:
     return Rule(
         name,
@@ -55,6 +57,7 @@ def rule(
         None if methods is None else frozenset(methods),
         None if paths is None else tuple(PathGlob.parse(path) for path in paths),
         None if ports is None else frozenset(ports),
+        **more,
     )
 
 
@@ -197,10 +200,9 @@ class Proxy:
         ours, theirs = fds.message_pair()
         own_map = fds.memfd("map", self.credentials.to_bytes()) if self.sealed_map is None else None
         descriptor = self.sealed_map if own_map is None else own_map
-        passed = [theirs.fileno(), descriptor, *(() if self.ca_fd is None else (self.ca_fd,))]
+        assert descriptor is not None
+        passed = [theirs.fileno(), descriptor]
         arguments = ["--control-fd", str(theirs.fileno()), "--credentials-fd", str(descriptor)]
-        if self.ca_fd is not None:
-            arguments += ["--ca-fd", str(self.ca_fd)]
         output = None if self.output is None else self.output.open("wb")
         self.process = subprocess.Popen(
             [*command(), *arguments],
@@ -225,6 +227,11 @@ class Proxy:
         self._listening.set()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        # One authority for all sandboxes, and for any host: most tests are about other things.
+        key = fds.memfd("key") if self.ca_fd is None else self.ca_fd
+        self.send({"op": "authority", "name": AUTHORITY, "policy": None}, (key,))
+        if self.ca_fd is None:
+            os.close(key)
         drop = UNPRIVILEGED if os.geteuid() == 0 else None
         self.send(self.start or {"op": "start", "uid": drop, "gid": drop})
         return self
@@ -294,7 +301,7 @@ class Proxy:
             assert found, f"no such event among {[str(event)[:300] for event in self.events[-10:]]}"
             return found[0]
 
-    def event(self, name: str, timeout: float = DEADLINE, **facts: Any) -> dict[str, Any]:
+    def event(self, name: str, /, timeout: float = DEADLINE, **facts: Any) -> dict[str, Any]:
         """The first event with this name and these values."""
         wanted = {"event": name, **facts}.items()
         return self.wait_for(lambda event: wanted <= {**event, "headers": None}.items(), timeout)
@@ -306,7 +313,7 @@ class Proxy:
     def ca(self) -> str:
         """The certificate of its authority."""
         if not self._ca:
-            self._ca = self.event("ca")["pem"]
+            self._ca = self.event("ca", name=AUTHORITY)["pem"]
         return self._ca
 
     def trust(self) -> ssl.SSLContext:
@@ -324,6 +331,7 @@ class Proxy:
                 "sandbox": sandbox.id,
                 "policy": rules.to_json(),
                 "bearer": None,
+                "authority": AUTHORITY,
                 **more,
             }
             self.send(message, (*(s.fileno() for s in sandbox.sockets), log, *extra))

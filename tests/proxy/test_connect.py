@@ -34,8 +34,8 @@ def attached(
     """secure.local has the credential; other.local leads to the same host; plain.local speaks no TLS."""
     rules = policy(
         rule("secure", "secure.local", headers=["Authorization"]),
-        rule("other", "other.local"),
-        rule("plain", "plain.local"),
+        rule("other", "other.local", inspect=True),
+        rule("plain", "plain.local", inspect=True),
         upstreams={
             "secure.local:443": secure.port,
             "other.local:443": secure.port,
@@ -84,8 +84,15 @@ def test_a_request_in_a_tunnel_gets_the_credential(
     assert secure.requests[0].line == "GET /a?b HTTP/1.1"
     assert secure.requests[0].all("Authorization") == [f"Bearer {token}"]
     assert secure.requests[0].all("Host") == ["secure.local"]
-    assert secure.server_names == ["secure.local"]
-    assert proxy.audit("inject", sandbox=attached.id, road="connect")["scheme"] == "https"
+    # The host would rather have HTTP/2.
+    assert (secure.server_names, secure.protocols) == (["secure.local"], ["http/1.1"])
+    line = proxy.audit("inject", sandbox=attached.id, road="connect")
+    assert line["scheme"] == "https"
+    assert line["proof"]["upstream"] == {
+        "kind": "verified-certificate",
+        "name": "secure.local",
+        "address": "127.0.0.1",
+    }
 
 
 def test_a_tunnel_is_used_for_many_requests_on_both_sides(

@@ -207,6 +207,9 @@ def test_every_decision_is_one_line_in_the_audit_log_and_one_event(
     inject, *others = (line for line in wiki.log() if line["action"] != "response")
     assert [line["action"] for line in others] == ["allow", "deny"]
     assert inject["headers"] == ["Authorization"]
+    assert inject["proof"]["road"] == {"kind": "forward", "absolute_uri": "http://wiki.local"}
+    assert inject["proof"]["upstream"]["kind"] == "mapped-address"
+    assert inject["proof"]["authority"] == "wiki.local:80"
     expected = {"sandbox": wiki.id, "road": "forward", "method": "GET", "scheme": "http", "rule": "wiki"}
     assert expected.items() <= inject.items()
     assert (inject["host"], inject["port"], inject["path"]) == ("wiki.local", 80, "/snippets/a")

@@ -204,7 +204,7 @@ def test_a_client_that_insists_on_http2_gets_none(proxy: Proxy, sandbox: Sandbox
     with Upstream(tls=authority.server("secure.local")) as secure:
         proxy.attach(
             sandbox,
-            policy(rule("s", "secure.local"), upstreams={"secure.local:443": secure.port}),
+            policy(rule("s", "secure.local", inspect=True), upstreams={"secure.local:443": secure.port}),
             upstream_ca=authority.pem,
         )
         context = proxy.trust()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from nsharness.linux import fds
 from tests.proxy.rig import (
+    AUTHORITY,
     DEADLINE,
     Proxy,
     Sandbox,
@@ -196,6 +198,7 @@ def test_a_sandbox_whose_policy_cannot_be_read_is_not_served(
         "sandbox": sandbox.id,
         "policy": policy().to_json(),
         "bearer": None,
+        "authority": AUTHORITY,
         "tag": "7",
     }
     running_proxy.send({**message, **change}, (*(s.fileno() for s in sandbox.sockets), log))
@@ -220,6 +223,7 @@ def test_descriptors_that_are_no_sockets_or_too_few_are_refused(
         "sandbox": sandbox.id,
         "policy": policy().to_json(),
         "bearer": None,
+        "authority": AUTHORITY,
         "tag": "7",
     }
     reading, writing = os.pipe()
@@ -239,6 +243,7 @@ def test_a_sandbox_is_attached_once(proxy: Proxy, sandbox: Sandbox) -> None:
         "sandbox": sandbox.id,
         "policy": policy().to_json(),
         "bearer": None,
+        "authority": AUTHORITY,
         "tag": "7",
     }
     proxy.send(message, (*(s.fileno() for s in sandbox.sockets), log))
@@ -289,20 +294,23 @@ def test_the_command_line_is_checked() -> None:
     assert "control-fd" in done.stderr
 
 
-def test_a_backlog_is_as_long_as_it_was_made(proxy: Proxy, sandbox: Sandbox) -> None:
-    """Serving a socket calls listen(2) again: connections that wait must not be cut to asyncio's default."""
+def backlog(sock: socket.socket) -> int:
+    """How many connections may wait: of a listening socket TCP_INFO has it in tcpi_sacked (tcp(7))."""
+    (length,) = struct.unpack_from("=I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 28)
+    return int(length)
+
+
+def test_a_backlog_is_not_cut_short(proxy: Proxy, sandbox: Sandbox) -> None:
+    """Serving a socket calls listen(2) again, and asyncio's default would be 100."""
+    most = int(Path("/proc/sys/net/core/somaxconn").read_text())
     proxy.attach(sandbox, policy())
-    clients = []
-    proxy.process.send_signal(signal.SIGSTOP)
-    try:
-        for _ in range(300):
-            client = socket.socket()
-            client.setblocking(False)
-            client.connect_ex(sandbox.address("explicit"))
-            clients.append(client)
-        refused = [client for client in clients if client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)]
-        assert not refused
-    finally:
-        proxy.process.send_signal(signal.SIGCONT)
-        for client in clients:
-            client.close()
+    for sock in (*sandbox.sockets[:3], sandbox.sockets[4]):
+        assert backlog(sock) == min(4096, most)
+
+
+def test_its_last_words_arrive() -> None:
+    """Also when it ends with messages of ours unread."""
+    with Proxy(EMPTY, start={"op": "nothing"}) as proxy, proxy.paused():
+        proxy.send({"op": "unread"})
+        proxy.process.wait(DEADLINE)
+    proxy.event("fatal")

@@ -110,6 +110,18 @@ def test_the_host_header_must_be_the_name_whose_address_was_dialled(
     assert not upstream.accepted
 
 
+@pytest.mark.parametrize(
+    "lines", [b"", b"Host: wiki.local\r\nHost: open.local\r\n", b"Host: x@wiki.local\r\n"]
+)
+def test_there_is_exactly_one_host_header_too(gateway: Gateway, upstream: Upstream, lines: bytes) -> None:
+    """K2"""
+    with gateway.dial(address_of(gateway, "wiki.local"), 80) as client:
+        client.sendall(b"GET /a HTTP/1.1\r\n" + lines + b"\r\n")
+        answer = read_answer(client)
+    assert (answer.status, answer.reason) == (400, "malformed-request")
+    assert not upstream.accepted
+
+
 @pytest.mark.parametrize("sni", ["open.local", "evil.local", None])
 def test_the_sni_must_be_the_name_whose_address_was_dialled(
     gateway: Gateway, secure: Upstream, proxy: Proxy, sni: str | None
@@ -210,7 +222,8 @@ def test_names_keep_their_addresses_over_a_restart(gateway: Gateway, proxy: Prox
     proxy.event("detached", sandbox="gateway")
     proxy.events.clear()
     proxy.attach(gateway.sandbox, rules)
-    assert [address_of(gateway, name) for name in ("secure.local", "open.local", "wiki.local")] == before
+    after = [address_of(gateway, name) for name in ("wiki.local", "open.local", "secure.local")]
+    assert after[::-1] == before
 
 
 def test_transparent_entrances_are_closed_where_a_bearer_is_needed(

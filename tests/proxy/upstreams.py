@@ -52,6 +52,7 @@ class Upstream:
     received: bytearray = field(default_factory=bytearray)
     requests: list[Request] = field(default_factory=list)
     server_names: list[str | None] = field(default_factory=list)
+    protocols: list[str | None] = field(default_factory=list)
     accepted: int = 0
 
     def __enter__(self) -> Self:
@@ -91,7 +92,9 @@ class Upstream:
         try:
             if self.tls is not None:
                 self._open.discard(connection)
-                connection = self.tls.wrap_socket(connection, server_side=True)
+                secured = self.tls.wrap_socket(connection, server_side=True)
+                self.protocols.append(secured.selected_alpn_protocol())
+                connection = secured
                 self._open.add(connection)
             connection.sendall(self.greeting)
             reader = _Reader(connection, self.received, self.keep_body)

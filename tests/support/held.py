@@ -78,10 +78,10 @@ def main() -> int:
         with opened_session(options.state) as session, opened_box(session) as box:
             box.shell.run(HOSTILE if options.hostile else "sleep 1000 &")
             sys.setprofile(None)
-            inside = sorted(descendants(box.pid))
-            spaces = [
-                entry.stat().st_ino for pid in inside[:1] for entry in Path(f"/proc/{pid}/ns").iterdir()
-            ]
+            inside = sorted(descendants(box.pid)) or [box.pid]
+            spaces: list[int] = []
+            with contextlib.suppress(OSError):  # it may be dying already
+                spaces = [entry.stat().st_ino for entry in Path(f"/proc/{inside[0]}/ns").iterdir()]
             record = {"zygote": session.zygote.pid, "init": box.pid, "inside": inside, "namespaces": spaces}
             print(json.dumps({**record, "calls": profile.calls()}), flush=True)  # type: ignore[attr-defined]
             if options.fail:

@@ -42,8 +42,10 @@ def surroundings(temporary: Path) -> Surroundings:
 
 def left_since(before: Surroundings, temporary: Path, timeout: float = waiting.DEADLINE) -> list[str]:
     """What has come since and does not go away by itself: the dying get some time."""
-    gc.collect()
-    remaining: list[str] = []
+    remaining = surroundings(temporary).since(before)
+    if not remaining:
+        return []
+    gc.collect()  # it takes longer than all the rest, and is needed only for what sits in a cycle
 
     def gone() -> bool:
         remaining[:] = surroundings(temporary).since(before)

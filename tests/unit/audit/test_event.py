@@ -36,6 +36,7 @@ events = st.builds(
     sent=numbers,
     received=numbers,
     seconds=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    proof=st.none() | st.dictionaries(st.text(max_size=5), st.booleans(), max_size=3),
 )
 
 
@@ -75,6 +76,7 @@ def test_texts_are_bounded() -> None:
         {"headers": "Authorization"},
         {"headers": [1]},
         {"seconds": "1"},
+        {"proof": "yes"},
         {"more": 1},
     ],
 )

@@ -58,11 +58,11 @@ def test_a_profile_becomes_a_map_of_hosts_to_headers() -> None:
     assert credentials.hosts == ("wiki.local", "*.docs.example")
     assert credentials.header_names() == {host: ["Authorization", "Accept"] for host in credentials.hosts}
     for host in credentials.hosts:
-        value = credentials.value(host, "authorization")
+        value = credentials._value(host, "authorization")
         assert value is not None
         assert value.reveal() == f"Bearer {TOKEN}"
-    assert credentials.value("wiki.local", "Cookie") is None
-    assert credentials.value("a.docs.example", "Authorization") is None
+    assert credentials._value("wiki.local", "Cookie") is None
+    assert credentials._value("a.docs.example", "Authorization") is None
     # What must not come back: the secret and the header with it; the other header is public.
     assert [secret.reveal() for secret in credentials.secrets()] == [TOKEN, f"Bearer {TOKEN}"]
 
@@ -161,7 +161,7 @@ def test_a_value_that_no_header_may_have_is_refused_without_being_quoted() -> No
 
 def test_several_references_in_one_value() -> None:
     credentials = build([_binding(template="{{ wiki.token }}:{{ basic.pair }}")], STORE)
-    value = credentials.value("wiki.local", "Authorization")
+    value = credentials._value("wiki.local", "Authorization")
     assert value is not None
     assert value.reveal() == f"{TOKEN}:hunter3:xyz"
 

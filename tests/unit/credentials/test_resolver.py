@@ -109,10 +109,11 @@ def test_the_map_is_in_the_sealed_memory_and_the_reply_has_no_value(
         "hosts": ["wiki.local", "*.docs.example"],
         "headers": {"wiki.local": ["Authorization"], "*.docs.example": ["Authorization"]},
         "digests": {"wiki.token": hashlib.sha256(VALUE.encode()).hexdigest()},
+        "kinds": {"wiki.token": ""},
         "prefixes": {"wiki.token": "wiki_"},
     }
     assert outcome.printed == ""
-    value = outcome.credentials.value("wiki.local", "Authorization")
+    value = outcome.credentials._value("wiki.local", "Authorization")
     assert value is not None
     assert value.reveal() == f"Bearer {VALUE}"
     assert is_sealed(outcome.descriptor)
@@ -197,7 +198,7 @@ def test_a_package_of_that_name_in_the_working_folder_is_not_run(
 
 def test_nothing_to_resolve_is_an_empty_map(tmp_path: Path, descriptors: list[int]) -> None:
     outcome = _resolve(descriptors, SecretStore(tmp_path / "absent"), bindings=[])
-    assert outcome.reply == {"hosts": [], "headers": {}, "digests": {}, "prefixes": {}}
+    assert outcome.reply == {"hosts": [], "headers": {}, "digests": {}, "kinds": {}, "prefixes": {}}
     assert len(outcome.credentials) == 0
     assert is_sealed(outcome.descriptor)
     assert not (tmp_path / "absent").exists()

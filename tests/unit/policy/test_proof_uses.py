@@ -38,3 +38,11 @@ def test_all_secrets_at_once_are_given_to_what_recognises_them_only() -> None:
     for module, node, outer in _calls("secrets"):
         if not within(module, "nsharness.credentials.map"):
             assert _called(outer) == "Scrubber", f"{module}:{node.lineno}"
+
+
+def test_what_may_be_sent_is_read_in_one_place_with_a_proof() -> None:
+    for name in ("placeholder_secrets", "prove"):
+        assert {module for module, _, _ in _calls(name)} == {"nsharness_proxy.sending"}
+    # A secret's own method of that name takes nothing.
+    with_proof = {module for module, node, _ in _calls("reveal") if node.args}
+    assert with_proof == {"nsharness_proxy.sending"}

@@ -1,0 +1,104 @@
+"""A request on its way out: what goes on of it, whether it may at all, and with which secrets.
+
+``prepare`` is asked when a request was allowed, ``fill`` when the connection to its host stands. Between the
+two there is no secret in the request, and nothing else in the program has one to put into it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from nsharness.policy.authority import Claims
+from nsharness.policy.decide import Allow
+from nsharness.policy.headers import Field, HeaderError, outgoing
+from nsharness.policy.limits import Usage, admit, retry_after
+from nsharness.policy.proof import Proof, ProofError, Upstream, prove
+from nsharness.policy.request import RequestView
+from nsharness_proxy import refusal
+from nsharness_proxy.bodies import SECRET_IN_REQUEST, STRAY_PLACEHOLDER
+from nsharness_proxy.door import denied_by_policy
+from nsharness_proxy.refusal import Refused
+from nsharness_proxy.sandbox import Sandbox
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The header fields that go on, and the names of those that are injected or become secrets."""
+
+    fields: list[Field]
+    secret: tuple[str, ...]
+
+
+def carries_secret(sandbox: Sandbox, parts: Iterable[bytes], fields: Iterable[Field]) -> Refused | None:
+    """Whether a request has a secret in it, whatever its host: the workload must not have any."""
+    if sandbox.scrubber is None:
+        return None
+    lines = (*parts, *(name + b": " + value for name, value in fields))
+    # No form of any secret has a line break in it.
+    return SECRET_IN_REQUEST if sandbox.scrubber.finds(b"\n".join(lines)) else None
+
+
+def prepare(
+    sandbox: Sandbox, seen: RequestView, allow: Allow, fields: Sequence[Field], *, websocket: bool
+) -> Prepared | Refused:
+    """What goes on of an allowed request, or why it may not. Counts it, if it may."""
+    pattern = str(allow.pattern)
+    if not all(sandbox.credentials.has(pattern, name) for name in allow.inject):
+        # Rather no request than one without the credential that the profile promises.
+        return Refused(502, "credential-missing", allow.rule.name)
+    placeholders = sandbox.placeholders
+    try:
+        kept = outgoing(fields, allow, websocket=websocket, placeholders=placeholders.usable(allow.rule))
+    except HeaderError as error:
+        return refusal.malformed(str(error))
+    neutral, used = placeholders.used(kept, allow.rule)
+    if sandbox.policy.stray_placeholders == "block":
+        lines = (seen.target.encode("utf-8", "surrogateescape"), *(name + b": " + v for name, v in neutral))
+        if placeholders.finds(b"\n".join(lines)):
+            return STRAY_PLACEHOLDER
+    return _count(sandbox, allow) or Prepared(kept, (*allow.inject, *used))
+
+
+def fill(
+    sandbox: Sandbox,
+    claims: Claims,
+    seen: RequestView,
+    allow: Allow,
+    upstream: Upstream | None,
+    fields: Sequence[Field],
+) -> tuple[Proof, list[Field]]:
+    """The header fields with the secrets in them, and the proof that they may be sent over a connection to
+    ``upstream``, which is None if nothing is known of it. ``ProofError`` if there is none."""
+    if upstream is None:
+        raise ProofError("upstream", "nothing is known of the connection")
+    proof = prove(
+        sandbox=sandbox.id,
+        claims=claims,
+        names=sandbox.names,
+        policy=sandbox.policy,
+        request=seen,
+        upstream=upstream,
+        secret_version=sandbox.credentials.version,
+    )
+    made = list(fields)
+    if proof.secrets:
+        secrets = sandbox.credentials.placeholder_secrets(proof)
+        made = sandbox.placeholders.filled(made, allow.rule, secrets)
+    for name in allow.inject:
+        made.append((name.encode("ascii"), sandbox.credentials.reveal(proof, name).encode("ascii")))
+    return proof, made
+
+
+def _count(sandbox: Sandbox, allow: Allow) -> Refused | None:
+    rule, now = allow.rule, time.monotonic_ns()
+    usage = sandbox.usage.get(rule.name, Usage())
+    sandbox.usage[rule.name], denied = admit(rule, usage, now)
+    if denied is None:
+        return None
+    refused = denied_by_policy(denied)
+    if denied.reason != "rate-exceeded":
+        return refused
+    wait = ("retry-after", str(retry_after(rule, usage, now)))
+    return Refused(refused.status, refused.reason, refused.rule, refused.hint, headers=(wait,))

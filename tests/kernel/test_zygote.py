@@ -1,0 +1,217 @@
+"""The zygote and what it makes: a step that fails is named, and leaves nothing and nobody worse off."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nsharness.linux import fds
+from nsharness.plan.compose import Request, compose
+from nsharness.plan.facts import gather
+from nsharness.plan.steps import Bind, Directory, File, Plan, Step, Tmpfs
+from nsharness.sandbox import gateway
+from nsharness.sandbox.zygote import prepare
+from nsharness.supervisor.child import Child
+from tests.support.descriptors import open_now
+from tests.support.forked import in_child
+from tests.support.processes import alive
+from tests.support.sandboxes import PORTS, needs_sandbox
+from tests.support.waiting import DEADLINE, eventually
+
+pytestmark = needs_sandbox
+
+
+def own_netns() -> int:
+    return Path("/proc/self/ns/net").stat().st_ino
+
+
+# --- a gateway ----------------------------------------------------------------------------------------------
+
+
+def test_a_gateway_is_five_listeners_in_a_namespace_of_their_own() -> None:
+    def action() -> object:
+        prepare()
+        before = own_netns()
+        made = gateway.create()
+        sockets = [socket.socket(fileno=descriptor) for descriptor in made.listeners]
+        names = [sock.getsockname() for sock in sockets]
+        kinds = [sock.type == socket.SOCK_STREAM for sock in sockets]
+        spaces = {os.fstat(made.gateway_netns).st_ino, os.fstat(made.sandbox_netns).st_ino}
+        return names, kinds, own_netns() == before, len(spaces | {before})
+
+    assert in_child(action) == [[["0.0.0.0", port] for port in PORTS], [True] * 3 + [False, True], True, 3]
+
+
+@pytest.mark.parametrize("step", ["_listen", "_write_sysctls", "_transact", "_new_netns"])
+def test_a_gateway_that_cannot_be_made_leaves_nothing(step: str) -> None:
+    def action() -> object:
+        prepare()
+        before, space, calls = open_now(), own_netns(), 0
+        real = getattr(gateway, step)
+
+        def fails_later(*arguments: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == 2:
+                raise OSError(1, "refused")
+            return real(*arguments)
+
+        setattr(gateway, step, fails_later)
+        try:
+            gateway.create()
+        except OSError as error:
+            return error.strerror, open_now() == before, own_netns() == space
+        return "made"
+
+    assert in_child(action) == ["refused", True, True]
+
+
+def test_a_step_that_the_kernel_refuses_is_named() -> None:
+    def action() -> object:
+        prepare()
+        gateway._VETH = 1  # type: ignore[misc] # the number of the loopback interface
+        try:
+            gateway.create()
+        except OSError as error:
+            return error.strerror
+        return "made"
+
+    assert str(in_child(action)).startswith("the gateway's network, step 1 (ifinfmsg): ")
+
+
+# --- the process --------------------------------------------------------------------------------------------
+
+
+class Zygote:
+    """A zygote, spoken to directly."""
+
+    def __init__(self) -> None:
+        self.sock, theirs = fds.message_pair()
+        self.sock.settimeout(30)
+        with theirs:
+            self.child = Child(
+                "nsharness.sandbox.zygote", ["--control-fd", str(theirs.fileno())], [theirs.fileno()]
+            )
+        assert self.receive()[0] == {"event": "ready"}
+
+    def receive(self) -> tuple[dict[str, Any], list[int]]:
+        message, descriptors = fds.receive(self.sock)
+        assert message is not None
+        return message, descriptors
+
+    def ask(self, message: dict[str, Any], *descriptors: int) -> dict[str, Any]:
+        fds.send(self.sock, {**message, "tag": "t"}, descriptors)
+        reply, received = self.receive()
+        while "reply_to" not in reply:  # the end of an earlier sandbox
+            reply, received = self.receive()
+        fds.close_all(received)
+        return reply
+
+    def sandbox(self, plan: bytes) -> dict[str, Any]:
+        number = self.ask({"op": "gateway"})["gateway"]
+        content = fds.memfd("plan", plan)
+        ours, theirs = fds.message_pair()
+        with ours, theirs:
+            reply = self.ask({"op": "sandbox", "gateway": number}, content, theirs.fileno())
+        os.close(content)
+        fds.send(self.sock, {"op": "release", "gateway": number})
+        return reply
+
+
+@pytest.fixture
+def zygote() -> Iterator[Zygote]:
+    made = Zygote()
+    yield made
+    made.sock.close()
+    made.child.end()
+    assert not alive(made.child.pid)
+
+
+def plan(*extra: Step, **changes: Any) -> Plan:
+    uid, gid = (os.geteuid() or 4711), (os.getegid() or 4711)
+    request = Request("test", uid, gid, "ada", "/home/ada", "10.127.0.1", "http://10.127.0.1:3128")
+    made = compose(request, gather())
+    steps = (*made.steps[:-1], *extra, made.steps[-1])
+    return Plan(**{**{name: getattr(made, name) for name in Plan.__slots__}, "steps": steps, **changes})
+
+
+def test_a_plan_becomes_a_sandbox(zygote: Zygote) -> None:
+    reply = zygote.sandbox(plan().to_json().encode())
+    assert reply["event"] == "sandbox"
+    assert reply["pid"] > 0
+
+
+BROKEN: dict[str, tuple[tuple[Step, ...], str]] = {
+    "a source that is not there": (
+        (Directory("/mnt"), Bind("/nonexistent", "/mnt")),
+        "bind       /mnt from /nonexistent",
+    ),
+    "a place that is not there": ((Tmpfs("/nonexistent", 1 << 20),), "tmpfs      /nonexistent"),
+    "a place above the root": ((Tmpfs("/../../tmp", 1 << 20),), "tmpfs      /../../tmp"),
+    "a place behind a link": ((Tmpfs("/dev/fd/x", 1 << 20),), "tmpfs      /dev/fd/x"),
+    "a file that is there": ((File("/etc/passwd", "x"),), "file       /etc/passwd"),
+    "a directory without a parent": ((Directory("/a/b/c"),), "directory  /a/b/c"),
+    "a link as a source": (
+        (Directory("/mnt"), Bind("/proc/self/cwd", "/mnt")),
+        "bind       /mnt from /proc/self/cwd",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_step_that_fails_is_named_and_the_next_sandbox_is_made(zygote: Zygote, kind: str) -> None:
+    steps, named = BROKEN[kind]
+    reply = zygote.sandbox(plan(*steps).to_json().encode())
+    assert (reply["event"], reply["what"]) == ("error", "cannot build the sandbox's file system")
+    assert named in reply["why"]
+    assert zygote.sandbox(plan().to_json().encode())["event"] == "sandbox"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]", b"\xff", json.dumps({"steps": [{"step": "x"}]}).encode()]
+)
+def test_what_is_no_plan_is_an_error(zygote: Zygote, content: bytes) -> None:
+    assert zygote.sandbox(content)["event"] == "error"
+    assert zygote.sandbox(plan().to_json().encode())["event"] == "sandbox"
+
+
+def test_an_unknown_request_and_an_unknown_gateway_are_errors(zygote: Zygote) -> None:
+    assert zygote.ask({"op": "nonsense"})["what"] == "unknown request 'nonsense'"
+    with Path(os.devnull).open() as null:
+        reply = zygote.ask({"op": "sandbox", "gateway": 99}, null.fileno(), null.fileno())
+    assert reply["what"] == "gateway 99 does not exist"
+
+
+def test_the_end_of_the_supervisor_is_its_end(zygote: Zygote) -> None:
+    zygote.sock.close()
+    assert zygote.child.wait(DEADLINE) == 0
+
+
+def test_signals_of_a_terminal_are_not_its_business(zygote: Zygote) -> None:
+    for number in (1, 2, 15):
+        os.kill(zygote.child.pid, number)
+    assert zygote.ask({"op": "gateway"})["event"] == "gateway"
+
+
+def test_it_keeps_the_least(zygote: Zygote) -> None:
+    """SYS_ADMIN, NET_ADMIN, SETUID and SETGID; none of them outside its own user namespace without root."""
+    lines = Path(f"/proc/{zygote.child.pid}/status").read_text().splitlines()
+    status = dict(line.split(":\t", 1) for line in lines)
+    assert status["Threads"] == "1"
+    assert status["CapInh"] == status["CapAmb"] == "0" * 16
+    if os.geteuid() == 0:
+        kept = 1 << 21 | 1 << 12 | 1 << 7 | 1 << 6
+        assert {int(status[name], 16) for name in ("CapEff", "CapPrm", "CapBnd")} == {kept}
+    environment = eventually(lambda: Path(f"/proc/{zygote.child.pid}/cmdline").read_bytes())
+    assert b"--control-fd" in environment
+
+
+@pytest.mark.rootless
+def test_without_root_it_is_in_a_user_namespace_of_its_own(zygote: Zygote) -> None:
+    assert Path(f"/proc/{zygote.child.pid}/ns/user").stat().st_ino != Path("/proc/self/ns/user").stat().st_ino

@@ -132,7 +132,7 @@ def test_no_damage_makes_a_request_that_nobody_made(stage: Stage, data: st.DataO
 
 @pytest.mark.slow
 @given(st.data())
-@_budget(5000)
+@_budget(1000)
 def test_no_damage_makes_a_request_that_nobody_made_at_length(stage: Stage, data: st.DataObject) -> None:
     _holds(stage, data.draw(damaged().flatmap(cuts)))
 
@@ -160,7 +160,7 @@ def test_where_a_segment_ends_changes_nothing(stage: Stage, name: str) -> None:
 @pytest.mark.parametrize("case", PLAIN, ids=[case.name for case in PLAIN])
 def test_where_a_segment_ends_changes_nothing_for_any_request(stage: Stage, case: Case) -> None:
     for road in case.roads:
-        _cut_everywhere(stage, case, road)
+        _cut_everywhere(stage, case, road, 7)
 
 
 def test_single_bytes_are_a_request(stage: Stage) -> None:

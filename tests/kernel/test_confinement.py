@@ -44,10 +44,12 @@ def identity(request: pytest.FixtureRequest) -> Iterator[Identity]:
     mine = current({})
     uid = SOMEBODY if request.param == "sudo" else mine.owner_uid
     workload = mine.workload_uid if request.param == "root itself" else uid
+    gid = mine.owner_gid if request.param == "ordinary user" else uid
+    group = gid if request.param == "ordinary user" else workload
     if request.param == "sudo":
         for path in (home, *home.rglob("*")):
             os.chown(path, uid, uid)
-    yield Identity(mine.privileged, uid, uid, "ada", home, workload, workload)
+    yield Identity(mine.privileged, uid, gid, "ada", home, workload, group)
     shutil.rmtree(home)
 
 

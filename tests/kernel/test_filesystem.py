@@ -36,7 +36,8 @@ def identity() -> Iterator[Identity]:
     if mine.privileged:
         for path in (home, *home.rglob("*")):
             os.chown(path, uid, uid)
-    yield Identity(mine.privileged, uid, uid, "ada", home, uid, uid)
+    gid = mine.owner_gid if uid == mine.owner_uid else uid
+    yield Identity(mine.privileged, uid, gid, "ada", home, uid, gid)
     shutil.rmtree(home)
 
 

@@ -337,8 +337,10 @@ class Proxy:
             self.send(message, (*(s.fileno() for s in sandbox.sockets), log, *extra))
         finally:
             os.close(log)
-        self.wait_for(lambda e: e.get("sandbox") == sandbox.id and e["event"] in ("attached", "error"))
-        self.event("attached", sandbox=sandbox.id)
+        answer = self.wait_for(
+            lambda event: event.get("sandbox") == sandbox.id and event["event"] in ("attached", "error")
+        )
+        assert answer["event"] == "attached", answer
 
     def memory(self) -> int:
         """Resident bytes now."""

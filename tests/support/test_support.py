@@ -143,44 +143,61 @@ def test_slow(): pass
 """
 
 
-def outcome(tmp_path: Path, *arguments: str) -> tuple[str, int]:
-    """What pytest says at the end about the example, with the project's conftest."""
-    path = tmp_path / "test_example.py"
+def outcome(folder: Path, *arguments: str) -> str:
+    """What pytest says about the example, with the project's conftest; its exit code in the last line."""
+    path = folder / "test_example.py"
     path.write_text(EXAMPLE)
     options = ["-p", "no:cacheprovider", "-p", "tests.conftest", "-c", str(ROOT / "pyproject.toml")]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, "--rootdir", str(tmp_path), *arguments, str(path)],
+        [sys.executable, "-m", "pytest", *options, "--rootdir", str(folder), *arguments, str(path)],
         capture_output=True,
         text=True,
         timeout=60,
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if name not in ("CI", "PYTEST_XDIST_WORKER")},
     )
-    return done.stdout + done.stderr, done.returncode
+    return f"{done.stdout}{done.stderr}\nexit code {done.returncode}"
 
 
-def test_what_the_kernel_does_not_allow_is_skipped_with_the_reason(tmp_path: Path) -> None:
-    output, _ = outcome(tmp_path, "-k", "gated")
-    assert "1 skipped" in output
-    assert "never: the kernel said no (ask it again)" in output
+# Starting pytest is what takes the time: two runs tell everything, and one worker looks at both.
+ONCE = pytest.mark.xdist_group("example")
 
 
-def test_in_ci_what_the_kernel_does_not_allow_is_a_failure(tmp_path: Path) -> None:
-    output, code = outcome(tmp_path, "-k", "gated", "--require-probes")
-    assert "this machine does not allow never: the kernel said no" in output
-    assert code == 1
+@pytest.fixture(scope="module")
+def lenient(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Everything that this user may run."""
+    return outcome(tmp_path_factory.mktemp("lenient"), "--slow")
 
 
-def test_what_is_left_behind_is_an_error_of_the_test(tmp_path: Path) -> None:
-    output, code = outcome(tmp_path, "-k", "clean or untidy")
-    assert "1 error" in output
-    assert "left behind:\nfiles: tmp" in output
-    assert "ERROR at teardown of test_untidy" in output
-    assert code == 1
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Nothing slow, and what the kernel does not allow is a failure."""
+    return outcome(tmp_path_factory.mktemp("strict"), "--require-probes", "-k", "not tidy")
 
 
-def test_marks_select_by_uid_and_slowness(tmp_path: Path) -> None:
-    quick, code = outcome(tmp_path, "-k", "as or slow")
-    assert ("1 passed, 5 deselected" in quick, code) == (True, 0)
-    slow, code = outcome(tmp_path, "-k", "as or slow", "--slow")
-    assert ("2 passed, 4 deselected" in slow, code) == (True, 0)
+@ONCE
+def test_what_the_kernel_does_not_allow_is_skipped_with_the_reason(lenient: str) -> None:
+    assert "1 skipped" in lenient
+    assert "never: the kernel said no (ask it again)" in lenient
+
+
+@ONCE
+def test_in_ci_what_the_kernel_does_not_allow_is_a_failure(strict: str) -> None:
+    assert "this machine does not allow never: the kernel said no" in strict
+    assert "1 error" in strict
+    assert strict.endswith("exit code 1")
+
+
+@ONCE
+def test_what_is_left_behind_is_an_error_of_the_test(lenient: str) -> None:
+    assert "1 error" in lenient
+    assert "left behind:\nfiles: tmp" in lenient
+    assert "ERROR at teardown of test_untidy" in lenient
+    assert lenient.endswith("exit code 1")
+
+
+@ONCE
+def test_marks_select_by_uid_and_slowness(lenient: str, strict: str) -> None:
+    # Clean, untidy, slow, and one of the two that ask for a uid; the other is deselected.
+    assert "4 passed, 1 skipped, 1 deselected, 1 error" in lenient
+    assert "2 passed, 3 deselected, 1 error" in strict

@@ -15,6 +15,7 @@ CONFINED = {
     "pyroute2": ["nsharness.sandbox.gateway"],
     "prctl": ["nsharness.linux"],
     "pydantic": [
+        "nsharness.policy.commandline",
         "nsharness.policy.profile",
         "nsharness.policy.load",
         "nsharness.policy.schema",

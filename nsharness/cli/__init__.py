@@ -25,12 +25,16 @@ class Interrupted(BaseException):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code: the workload's own, or 124 to 127 as env(1) uses them."""
+    _open_standard_streams()
     options = _parser().parse_args(arguments)
     for number in _ENDING_SIGNALS:
-        signal.signal(number, _interrupt)
+        # Who started us may want it ignored: nohup(1), or a shell that put us into the background.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     try:
         code = _dispatch(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except NsharnessError as error:
         print(f"nsharness: {error}", file=sys.stderr)
@@ -41,6 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone; nothing more can be said there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+
+
+def _open_standard_streams() -> None:
+    """A stream that is closed would be the next file that we open, and that may hold a secret."""
+    for place in range(3):
+        try:
+            os.fstat(place)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # The lowest free number: this one.
 
 
 def _interrupt(number: int, _: FrameType | None) -> NoReturn:
@@ -59,6 +72,14 @@ def _dispatch(options: argparse.Namespace) -> int:
             from nsharness.cli.run import run
 
             return run(options)
+        case "exec" | "shell":
+            from nsharness.cli.execute import execute
+
+            return execute(options)
+        case "trust":
+            from nsharness.cli.trust import trust
+
+            return trust(options)
         case "secret":
             from nsharness.cli.secret import secret
 
@@ -104,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nsharness {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands)
+    _add_exec(commands)
     _add_secret(commands)
 
     listing = commands.add_parser("ps", help="list the runs", allow_abbrev=False)
@@ -120,6 +142,43 @@ def _parser() -> argparse.ArgumentParser:
     entering.add_argument("argv", metavar="CMD", nargs="+", help="after --: the command and its arguments")
     _add_policy(commands)
     return parser
+
+
+def _add_exec(commands: argparse._SubParsersAction[_Parser]) -> None:
+    executing = commands.add_parser("exec", help="run a command in a sandbox of its own", allow_abbrev=False)
+    executing.add_argument("argv", metavar="CMD", nargs="+", help="after --: the command and its arguments")
+    shell = commands.add_parser("shell", help="an interactive bash in a sandbox", allow_abbrev=False)
+    for parser in (executing, shell):
+        add = parser.add_argument
+        add("--profile", metavar="P", help="a TOML file (default: nsharness.toml here or above)")
+        add("--allow", metavar="HOST", action="append", default=[], help="allow a host, HOST or HOST:PORT")
+        add(
+            "--inject",
+            metavar="RULE",
+            action="append",
+            default=[],
+            help="'HOST: HEADER = VALUE with {{ secret-name.key }}'",
+        )
+        add("--env", metavar="K[=V]", action="append", default=[], help="a variable for the command")
+        add(
+            "--timeout", metavar="S", type=_seconds, help="end everything after S seconds, with exit code 124"
+        )
+        add("--json", action="store_true", help="print one JSON object with output and outcome instead")
+        add("--no-workspace", action="store_true", help="do not share the working directory")
+        add("-v", "--verbose", action="store_true", help="say on standard error what happens")
+    trusting = commands.add_parser(
+        "trust", help="take a profile that a workload could write", allow_abbrev=False
+    )
+    trusting.add_argument(
+        "profile", metavar="PROFILE", nargs="?", default=None, help="default: nsharness.toml"
+    )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e8:
+        raise ValueError(text)
+    return value
 
 
 def _add_policy(commands: argparse._SubParsersAction[_Parser]) -> None:

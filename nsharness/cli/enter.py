@@ -1,22 +1,18 @@
-"""``nsharness enter RUN -- CMD``: a command in a live sandbox, its standard streams relayed through pipes."""
+"""``nsharness enter RUN -- CMD``: a command in a live sandbox, its standard streams relayed."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import selectors
 import signal
 import socket
-import threading
-from typing import Any, Final
+from typing import Any
 
+from nsharness.cli.relay import Relay
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
 from nsharness.linux.identity import current
 from nsharness.supervisor.client import connect
 from nsharness.supervisor.state import find_run
-
-_CHUNK: Final = 1 << 16
 
 
 def enter(options: argparse.Namespace) -> int:
@@ -27,26 +23,23 @@ def enter(options: argparse.Namespace) -> int:
         control = connect(run)
     except (FileNotFoundError, ConnectionError):
         raise NsharnessError(f"run {run.id} has ended", hint="nsharness ps lists those that live") from None
-    with control:
-        pipes = [_pipe(identity.drop_to) for _ in range(3)]
-        (in_read, in_write), (out_read, out_write), (err_read, err_write) = pipes
-        theirs = (in_read, out_write, err_write)
-        try:
-            fds.send(control, {"op": "spawn", "argv": options.argv}, theirs)
-        finally:
-            fds.close_all(theirs)
-        reply, _ = fds.receive(control)
+    with control, Relay(identity.drop_to) as relay:
+        message: dict[str, Any] = {"op": "spawn", "argv": options.argv, "env": relay.environment}
+        if relay.terminal is not None:
+            message["terminal"] = [relay.terminal.rows, relay.terminal.columns, *relay.terminal.streams]
+        fds.send(control, message, relay.descriptors)
+        reply, received = fds.receive(control)
         if reply is None or reply.get("event") != "spawned":
+            fds.close_all(received)
             raise _refusal(reply)
+        relay.start(*received)
         _forward_signals(control)
-        return _relay(control, in_write, {out_read: 1, err_read: 2})
-
-
-def _pipe(owner: tuple[int, int] | None) -> tuple[int, int]:
-    read, write = os.pipe2(os.O_CLOEXEC)
-    if owner is not None:
-        os.fchown(read, *owner)
-    return read, write
+        reply, _ = fds.receive(control)
+        if reply is None:
+            raise NsharnessError("the run ended before the command did")
+        relay.finish()
+        status = int(reply["status"])
+        return status if status >= 0 else 128 - status
 
 
 def _refusal(reply: dict[str, Any] | None) -> NsharnessError:
@@ -68,52 +61,3 @@ def _forward_signals(control: socket.socket) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, forward)
-
-
-def _relay(control: socket.socket, sink: int, sources: dict[int, int]) -> int:
-    """Copy until the command has ended and what it wrote is out."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(control, selectors.EVENT_READ)
-        for source in sources:
-            selector.register(source, selectors.EVENT_READ)
-        # In a thread of its own: a command that does not read its input must not keep us from its output.
-        threading.Thread(target=_feed, args=(sink,), daemon=True).start()
-        while True:
-            ready = {key.fd for key, _ in selector.select()}
-            for source in ready & sources.keys():
-                if not _copy(source, sources[source]):
-                    selector.unregister(source)
-            if control.fileno() in ready:
-                reply, _ = fds.receive(control)
-                if reply is None:
-                    raise NsharnessError("the run ended before the command did")
-                if reply.get("event") == "exit":
-                    _drain(sources)
-                    status = int(reply["status"])
-                    return status if status >= 0 else 128 - status
-
-
-def _feed(sink: int) -> None:
-    """Our standard input, to its end or until the command takes no more."""
-    while _copy(0, sink):
-        continue
-    os.close(sink)
-
-
-def _copy(source: int, sink: int) -> bool:
-    """Copy one chunk; False at the end of either side."""
-    try:
-        data = os.read(source, _CHUNK)
-        if data:
-            fds.write_all(sink, data)
-        return bool(data)
-    except OSError:
-        return False
-
-
-def _drain(sources: dict[int, int]) -> None:
-    """What is in the pipes now; a background process of the command may keep them open for ever."""
-    for source, sink in sources.items():
-        os.set_blocking(source, False)
-        while _copy(source, sink):
-            continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
 import stat
@@ -31,8 +32,22 @@ def load_profile(path: str | os.PathLike[str]) -> Profile:
 
     ``NsharnessError`` for a file that cannot be read, is no UTF-8, no TOML, or no profile.
     """
+    return load_with_digest(path)[0]
+
+
+def load_with_digest(path: str | os.PathLike[str]) -> tuple[Profile, str]:
+    """The same, and the SHA-256 in hex of the very text that it was read from."""
     path = Path(path)
-    profile = parse_profile(_read(path), str(path), default_name=_slug(path.stem))
+    text = _read(path)
+    return _located(parse_profile(text, str(path), default_name=_slug(path.stem)), path), digest_of(text)
+
+
+def digest_of(text: str) -> str:
+    """What stands for a profile's text where it is remembered."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _located(profile: Profile, path: Path) -> Profile:
     if profile.upstream_ca is None:
         return profile
     return profile.model_copy(update={"upstream_ca": str(path.absolute().parent / profile.upstream_ca)})

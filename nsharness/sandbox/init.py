@@ -7,6 +7,8 @@ neither signal it (it is the init of a pid namespace, pid_namespaces(7)) nor loo
 Requests on the control socket::
 
     {"op": "spawn", "id", "argv", "env", "cwd"} + descriptors 0, 1, 2 and further ones   → spawned | failed
+        with "terminal": [rows, columns, streams…] those streams are a terminal of its own, the descriptors
+        are the others, and the terminal's master comes with the answer
     {"op": "signal", "id", "signal", "scope": "process" | "group"}
     {"op": "note-running", "id"}          → {"event": "noted"}; everything that comes from that process so far
     {"op": "kill-newer", "id"}            (everything that came from it since)
@@ -24,12 +26,13 @@ import os
 import selectors
 import signal
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from nsharness.linux import fds, libc, process, userns
 from nsharness.plan.steps import Plan
-from nsharness.sandbox import road, spawn
+from nsharness.sandbox import road, spawn, terminal
 from nsharness.sandbox.assemble import StepFailedError, assemble
 from nsharness.sandbox.report import describe
 
@@ -159,15 +162,23 @@ class Init:
         environment = {**self._plan.environment, **message.get("env", {})}
         cwd = message.get("cwd") or self._plan.cwd
         served = (self._control.fileno(), self._lifeline)
+        ours: list[int] = []
         try:
-            pid = spawn.spawn(message["argv"], environment, cwd, descriptors, served)
+            streams, controlling = list(descriptors), None
+            if wanted := message.get("terminal"):
+                rows, columns, *places = (int(number) for number in wanted)
+                ours += terminal.open_pair(rows, columns)
+                for controlling in sorted(places):
+                    streams.insert(controlling, ours[1])
+            pid = spawn.spawn(message["argv"], environment, cwd, streams, served, controlling)
+            self._children[pid] = identifier
+            self._leaders.add(pid)
+            self._send({"event": "spawned", "reply_to": tag, "pid": pid}, ours[:1])
         except OSError as error:
             why = f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}"
             self._send({"event": "failed", "reply_to": tag, "errno": error.errno or 0, "why": why})
-            return
-        self._children[pid] = identifier
-        self._leaders.add(pid)
-        self._send({"event": "spawned", "reply_to": tag, "pid": pid})
+        finally:
+            fds.close_all(ours)
 
     def _pid(self, identifier: str) -> int | None:
         return next((pid for pid, owner in self._children.items() if owner == identifier), None)
@@ -198,9 +209,9 @@ class Init:
                         found.add(pid if group == leader else -group)
         return found
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         with contextlib.suppress(OSError):
-            fds.send(self._control, message)
+            fds.send(self._control, message, descriptors)
 
 
 def _kill(pid: int, number: int) -> None:

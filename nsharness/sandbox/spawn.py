@@ -17,6 +17,7 @@ from typing import Final
 
 from nsharness.linux import libc
 from nsharness.linux.fds import close_all
+from nsharness.sandbox import terminal
 
 _SYS_CLOSE_RANGE: Final = 436
 _MAX_DESCRIPTOR: Final = 0x7FFF_FFFF
@@ -34,10 +35,12 @@ def spawn(
     cwd: str,
     descriptors: Sequence[int],
     served: Sequence[int] = (),
+    controlling: int | None = None,
 ) -> int:
     """Start a program in a session of its own; ``descriptors`` become 0, 1, 2, … there. Returns its pid.
 
-    Missing ones among the first three are ``/dev/null``. ``OSError`` with the errno of the failing step when
+    Missing ones among the first three are ``/dev/null``; the one at place ``controlling`` is a terminal and
+    becomes the session's. ``OSError`` with the errno of the failing step when
     the program could not be started: nothing is left then. ``ServedEndedError`` when the other end of one of
     the ``served`` pipes and sockets is closed meanwhile.
     """
@@ -47,7 +50,7 @@ def spawn(
     try:
         pid = os.fork()
         if pid == 0:
-            _child(argv, environment, cwd, descriptors, report_write)
+            _child(argv, environment, cwd, descriptors, report_write, controlling)
     finally:
         close_all([report_write])
     try:
@@ -81,13 +84,20 @@ def _await_exec(pid: int, report: int, served: Sequence[int]) -> int:
 
 
 def _child(
-    argv: Sequence[str], environment: Mapping[str, str], cwd: str, descriptors: Sequence[int], report: int
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    cwd: str,
+    descriptors: Sequence[int],
+    report: int,
+    controlling: int | None,
 ) -> None:
     """Between fork and exec; never returns."""
     try:
         signal.set_wakeup_fd(-1)
         os.setsid()
         report = _arrange(descriptors, report)
+        if controlling is not None:
+            terminal.take(controlling)
         # Python ignores these two; a program expects the defaults.
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)

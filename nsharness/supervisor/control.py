@@ -1,8 +1,9 @@
 """The way into a running run: a socket in its state directory, for ``ps``, ``stop`` and ``enter``.
 
 Requests: ``status``, ``stop``, and ``spawn`` with the descriptors 0, 1, 2 of the new program, answered by
-``spawned`` or ``error`` and later by ``exit``; ``signal`` goes to the program that was spawned on the same
-connection. When the client goes away, its program is killed.
+``spawned`` or ``error`` and later by ``exit``; with ``terminal`` (rows, columns, streams…) those streams are
+a terminal of its own, whose other end comes with ``spawned``. ``signal`` goes to the program that was
+spawned on the same connection. When the client goes away, its program is killed.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
 from nsharness.supervisor.client import folder_of, peer_uid
 from nsharness.supervisor.hub import Action
-from nsharness.supervisor.init import Process
+from nsharness.supervisor.init import Process, Terminal
 from nsharness.supervisor.sandbox import NamespaceSandbox
 from nsharness.supervisor.session import Session
 
@@ -112,14 +113,26 @@ class ControlServer:
                     env={str(k): str(v) for k, v in message.get("env", {}).items()},
                     cwd=message.get("cwd"),
                     on_exit=exits.report,
+                    terminal=_terminal(message.get("terminal")),
                 )
                 started.append(process)
-                fds.send(client, {"event": "spawned", "pid": process.pid})
+                master = [] if process.master is None else [process.master]
+                try:
+                    fds.send(client, {"event": "spawned", "pid": process.pid}, master)
+                finally:
+                    fds.close_all(master)
                 exits.announce()
             case "signal" if started:
                 self._sandbox.init.signal(started[-1], int(message["signal"]), group=True)
             case other:
                 raise NsharnessError(f"unknown request {other!r}")
+
+
+def _terminal(wanted: object) -> Terminal | None:
+    if wanted is None:
+        return None
+    rows, columns, *streams = (int(number) for number in cast(list[int], wanted))
+    return Terminal(rows, columns, tuple(streams))
 
 
 class _Exit:

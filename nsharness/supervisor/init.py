@@ -27,6 +27,17 @@ class Process:
     ended: threading.Event = field(default_factory=threading.Event)
     status: int = 0
     """Exit code, or minus the signal's number, as ``os.waitstatus_to_exitcode`` gives it."""
+    master: int | None = None
+    """The other end of the terminal that it was given; whoever started it closes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """A terminal for a program: its window, and which of the streams 0, 1, 2 it takes the place of."""
+
+    rows: int = 24
+    columns: int = 80
+    streams: tuple[int, ...] = (0, 1, 2)
 
 
 class InitClient:
@@ -71,11 +82,13 @@ class InitClient:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         on_exit: Callable[[int], None] | None = None,
+        terminal: Terminal | None = None,
     ) -> Process:
         """Start a program with these descriptors as its 0, 1, 2, …; they stay open here.
 
-        ``env`` adds to the sandbox's environment. ``NsharnessError`` with exit code 127 when there is no such
-        program, 126 when it cannot be executed.
+        With ``terminal`` they are the streams that the terminal is not. ``env`` adds to the sandbox's
+        environment. ``NsharnessError`` with exit code 127 when there is no such program, 126 when it cannot
+        be executed.
         """
         if not argv:
             raise NsharnessError("cannot run nothing", why="no program is named", exit_code=127)
@@ -85,8 +98,10 @@ class InitClient:
         message: Message = {"op": "spawn", "id": process.id, "argv": list(argv), "env": dict(env or {})}
         if cwd is not None:
             message["cwd"] = cwd
+        if terminal is not None:
+            message["terminal"] = [terminal.rows, terminal.columns, *terminal.streams]
         try:
-            reply, _ = self._request(message, descriptors)
+            reply, received = self._request(message, descriptors)
         except BaseException:
             with self._lock:
                 self._processes.pop(process.id, None)
@@ -98,6 +113,8 @@ class InitClient:
             code = 127 if number == _ENOENT else 126 if number in (_EACCES, _ENOEXEC) else 125
             raise NsharnessError(f"cannot run {argv[0]!r} in the sandbox", why=reply["why"], exit_code=code)
         process.pid = int(reply["pid"])
+        if terminal is not None:
+            (process.master,) = received
         return process
 
     def signal(self, process: Process, number: int, *, group: bool = False) -> None:

@@ -20,7 +20,7 @@ from nsharness.plan.compose import Request, compose
 from nsharness.plan.facts import gather
 from nsharness.plan.steps import Plan
 from nsharness.policy.profile import Profile
-from nsharness.supervisor.init import InitClient, Process
+from nsharness.supervisor.init import InitClient, Process, Terminal
 from nsharness.supervisor.proxy import NamespaceProxy
 from nsharness.supervisor.pump import pump
 from nsharness.supervisor.session import Session
@@ -124,7 +124,7 @@ class NamespaceSandbox:
 
     def _private_paths(self) -> tuple[str, ...]:
         identity = self._session.identity
-        store = SecretStore.default(identity.home, os.environ).root
+        store = SecretStore.default(identity.home, os.environ).root.parent
         with identity.files():
             return tuple(os.path.realpath(path) for path in (store, state_home(identity)))
 
@@ -149,12 +149,13 @@ class NamespaceSandbox:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         on_exit: Callable[[int], None] | None = None,
+        terminal: Terminal | None = None,
     ) -> Process:
         """Start a program with these descriptors; see ``InitClient.spawn``. Pipes and nothing else, please:
         a regular file could be reopened for writing through ``/proc/self/fd``, a directory leads outside."""
         for descriptor in descriptors:
             _check_descriptor(descriptor)
-        return self.init.spawn(argv, descriptors, env=env, cwd=cwd, on_exit=on_exit)
+        return self.init.spawn(argv, descriptors, env=env, cwd=cwd, on_exit=on_exit, terminal=terminal)
 
     def run(
         self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0, limit: int = 1_000_000

@@ -32,7 +32,7 @@ class Program:
         return [sys.executable, "-I", "-m", "nsharness.cli", *arguments]
 
     def __call__(
-        self, *arguments: str, stdin: str = "", env: Mapping[str, str] | None = None
+        self, *arguments: str, stdin: str = "", env: Mapping[str, str] | None = None, cwd: Path | str = "/"
     ) -> subprocess.CompletedProcess[str]:
         """Run to the end."""
         return subprocess.run(
@@ -42,7 +42,7 @@ class Program:
             text=True,
             timeout=_LONG,
             env={**self.environment, **(env or {})},
-            cwd="/",
+            cwd=cwd,
         )
 
     def start(self, *arguments: str) -> Running:

@@ -1,0 +1,195 @@
+"""``nsharness exec -- CMD`` and ``nsharness shell``: one program in a sandbox made for it.
+
+Nothing is printed to standard output, and to standard error only errors (and with ``-v`` what happens): the
+streams are the program's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from nsharness.cli.relay import Kept, Relay
+from nsharness.errors import NsharnessError
+from nsharness.linux.identity import Identity, current
+from nsharness.linux.process import file_access_as
+from nsharness.policy.commandline import adjusted
+from nsharness.policy.load import load_with_digest
+from nsharness.policy.profile import Profile
+from nsharness.supervisor.channel import Message
+from nsharness.supervisor.console import Console, Silent
+from nsharness.supervisor.control import ControlServer
+from nsharness.supervisor.credentials import resolve
+from nsharness.supervisor.init import Process
+from nsharness.supervisor.proxy import NamespaceProxy
+from nsharness.supervisor.sandbox import NamespaceSandbox
+from nsharness.supervisor.session import Session
+from nsharness.supervisor.trust import TrustStore, find_profile
+
+_FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_TIMED_OUT: Final = 124
+_KEPT_BYTES: Final = 10_000_000
+_DENIALS: Final = 100
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """The program's exit code; 124 after ``--timeout``, 125 when nsharness failed."""
+    identity = current()
+    profile, environment = _profile(options, identity), _environment(options.env)
+    outputs = (Kept(_KEPT_BYTES), Kept(_KEPT_BYTES)) if options.json else None
+    denials: list[Message] = []
+
+    def on_audit(message: Message) -> None:
+        if message.get("action") == "deny" and len(denials) < _DENIALS:
+            denials.append(message)
+
+    started = time.monotonic()
+    with (
+        Relay(identity.drop_to, outputs) as relay,
+        resolve(profile, identity) as credentials,
+        Session(
+            profile.name, reporter=Console(sys.stderr) if options.verbose else Silent(), identity=identity
+        ) as session,
+        NamespaceProxy(session, profile, credentials, on_audit=on_audit) as proxy,
+        NamespaceSandbox(session, profile, proxy) as sandbox,
+        ControlServer(session, sandbox, _end_this_process),
+    ):
+        code, in_time = _run(sandbox, relay, _argv(options), environment, options.timeout)
+        session.hub.flush()
+        result = {
+            "run": session.run.id,
+            "exit_code": code,
+            "timed_out": not in_time,
+            "seconds": round(time.monotonic() - started, 3),
+        }
+        session.run.write_result(result)
+    if outputs is not None:
+        _print_json(result, outputs, denials)
+    return code
+
+
+def _run(
+    sandbox: NamespaceSandbox,
+    relay: Relay,
+    argv: Sequence[str],
+    environment: dict[str, str],
+    timeout: float | None,
+) -> tuple[int, bool]:
+    process = sandbox.spawn(
+        argv, relay.descriptors, env={**relay.environment, **environment}, terminal=relay.terminal
+    )
+    relay.start(process.master)
+    with _forwarding(sandbox, process):
+        in_time = process.ended.wait(timeout)
+    if not in_time:
+        return _TIMED_OUT, False
+    relay.finish()
+    return process.status if process.status >= 0 else 128 - process.status, True
+
+
+@contextlib.contextmanager
+def _forwarding(sandbox: NamespaceSandbox, process: Process) -> Iterator[None]:
+    """Within the block the program decides what a signal means. A hang-up ends everything all the same."""
+
+    def forward(number: int, _: object) -> None:
+        # In a thread: the handler may have interrupted the very code that would send it.
+        threading.Thread(
+            target=sandbox.init.signal, args=(process, number), kwargs={"group": True}, daemon=True
+        ).start()
+
+    before = {
+        number: signal.signal(number, forward)
+        for number in _FORWARDED
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _profile(options: argparse.Namespace, identity: Identity) -> Profile:
+    """The profile as it will be applied: the one that holds here, with what the command line adds."""
+    cwd = _working_directory()
+    named = None if options.profile is None else Path(options.profile)
+    path = find_profile(Path(cwd), identity) if named is None else named
+    profile, digest = (Profile(name="exec"), "") if path is None else load_with_digest(path)
+    workspace = profile.workspace
+    if workspace is None and not options.no_workspace and _is_shareable(cwd, identity):
+        workspace = cwd
+    if path is not None and workspace is not None:
+        TrustStore(identity).check(path, digest, [workspace])
+    replaced = {} if workspace is None else {"workspace": workspace}
+    return adjusted(profile, allow=options.allow, inject=options.inject, **replaced)
+
+
+def _working_directory() -> str:
+    try:
+        return str(Path.cwd().resolve())
+    except OSError as error:
+        raise NsharnessError(
+            "cannot use the working directory", why=error.strerror or "", hint="change to one that exists"
+        ) from None
+
+
+def _is_shareable(folder: str, identity: Identity) -> bool:
+    """Whether the folder that we were started in is one of somebody's work, and not all that they have."""
+    path = Path(folder)
+    if identity.home.resolve().is_relative_to(path) or len(path.parts) < 3:
+        return False
+    try:
+        with file_access_as(identity.workload_uid, identity.workload_gid):
+            os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except OSError as error:
+        raise NsharnessError(
+            f"cannot share {folder} with the command",
+            why=f"it runs as uid {identity.workload_uid}: {error.strerror}",
+            hint="add --no-workspace, or start nsharness as the folder's owner",
+        ) from None
+    return True
+
+
+def _environment(wanted: Sequence[str]) -> dict[str, str]:
+    """``NAME=VALUE``, or ``NAME`` with the value that it has here."""
+    found = {}
+    for text in wanted:
+        name, given, value = text.partition("=")
+        if not _NAME.fullmatch(name):
+            raise NsharnessError(f"--env {name!a}", why="it is no name of a variable", hint="give NAME=VALUE")
+        if not given and name not in os.environ:
+            raise NsharnessError(f"--env {name}", why="it is not set here", hint="give NAME=VALUE")
+        found[name] = value if given else os.environ[name]
+    return found
+
+
+def _argv(options: argparse.Namespace) -> list[str]:
+    if options.command == "shell":
+        return ["bash", *(["-i"] if os.isatty(0) else [])]
+    return list(options.argv)
+
+
+def _print_json(result: dict[str, Any], outputs: tuple[Kept, Kept], denials: list[Message]) -> None:
+    streams: dict[str, Any] = {}
+    for name, kept in zip(("stdout", "stderr"), outputs, strict=True):
+        streams[name] = kept.content.decode(errors="replace")
+        if kept.cut:
+            streams[f"{name}_cut"] = True
+    shown = ("method", "host", "port", "path", "rule", "reason")
+    denied = [{key: each[key] for key in shown if each.get(key) is not None} for each in denials]
+    print(json.dumps({**result, **streams, "denied": denied}))
+
+
+def _end_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGHUP)

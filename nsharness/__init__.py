@@ -15,28 +15,35 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nsharness.errors import NsharnessError
     from nsharness.policy.profile import Profile, SandboxProxyRule
+    from nsharness.supervisor.facade import AsyncSandbox, Sandbox
     from nsharness.supervisor.mocks import MockServices
     from nsharness.supervisor.proxy import NamespaceProxy
-    from nsharness.supervisor.sandbox import NamespaceSandbox
+    from nsharness.supervisor.sandbox import Completed, NamespaceSandbox
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncSandbox",
+    "Completed",
     "MockServices",
     "NamespaceProxy",
     "NamespaceSandbox",
     "NsharnessError",
     "Profile",
+    "Sandbox",
     "SandboxProxyRule",
     "__version__",
 ]
 
 _HOME = {
+    "AsyncSandbox": "nsharness.supervisor.facade",
+    "Completed": "nsharness.supervisor.sandbox",
     "MockServices": "nsharness.supervisor.mocks",
     "NamespaceProxy": "nsharness.supervisor.proxy",
     "NamespaceSandbox": "nsharness.supervisor.sandbox",
     "NsharnessError": "nsharness.errors",
     "Profile": "nsharness.policy.profile",
+    "Sandbox": "nsharness.supervisor.facade",
     "SandboxProxyRule": "nsharness.policy.profile",
 }
 

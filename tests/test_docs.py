@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from nsharness.linux.probe import REQUIRED
 from nsharness.policy.load import load_profile
 from nsharness.policy.profile import Profile, SandboxProxyRule
 from nsharness.policy.schema import schema_table
@@ -15,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def test_the_table_of_profile_keys_is_the_schema() -> None:
@@ -40,7 +44,7 @@ def test_the_readme_has_a_profile_and_a_program() -> None:
 @pytest.mark.parametrize("block", blocks("python"))
 def test_programs_in_the_readme_use_names_that_exist(block: str) -> None:
     """Everything but the ``with`` block, which needs a kernel and a server, is executed."""
-    head, separator, _ = block.partition("with (")
+    head, separator, _ = block.partition("with Sandbox(")
     assert separator
     compile(block, "README.md", "exec")
     names: dict[str, object] = {}
@@ -56,3 +60,22 @@ def test_commands_in_the_documentation_exist(path: Path) -> None:
     known = set(subparsers.choices or ())
     for command in re.findall(r"`nsharness ([a-z]+)", path.read_text(encoding="utf-8")):
         assert command in known, command
+
+
+EXAMPLES = blocks("python", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.kernel(*REQUIRED)
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_examples_run_as_they_are_written(number: int, short_tmp: Path) -> None:
+    """Each in an interpreter and a folder of its own; what they promise they assert themselves."""
+    short_tmp.chmod(0o777)
+    done = subprocess.run(
+        [sys.executable, "-c", EXAMPLES[number]],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=short_tmp,
+        env={**os.environ, "XDG_STATE_HOME": str(short_tmp / "state")},
+    )
+    assert done.returncode == 0, done.stderr

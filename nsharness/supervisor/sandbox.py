@@ -158,7 +158,14 @@ class NamespaceSandbox:
         return self.init.spawn(argv, descriptors, env=env, cwd=cwd, on_exit=on_exit, terminal=terminal)
 
     def run(
-        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0, limit: int = 1_000_000
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout: float = 60.0,
+        limit: int = 1_000_000,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
     ) -> Completed:
         """Run one program to its end; of each output stream at most ``limit`` bytes are kept."""
         pairs = [self._pipe() for _ in range(3)]
@@ -172,7 +179,9 @@ class NamespaceSandbox:
                 os.close(unclosed.pop())
 
         try:
-            process = self.init.spawn(argv, [in_read, out_write, err_write], on_exit=close_end)
+            process = self.init.spawn(
+                argv, [in_read, out_write, err_write], env=env, cwd=cwd, on_exit=close_end
+            )
         except BaseException:
             fds.close_all([*(end for pair in pairs for end in pair), ended_read])
             close_end()

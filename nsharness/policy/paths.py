@@ -28,7 +28,8 @@ class PathError(ValueError):
 
 
 def split_target(target: str) -> tuple[str, str]:
-    """Path (normalised) and query (verbatim, without ``?``) of a request target in origin form.
+    """Path (normalised) and query (without ``?``, raw bytes beyond ASCII encoded) of a request target in
+    origin form.
 
     The target may hold raw bytes beyond ASCII as UTF-8 or as surrogate escapes. ``PathError`` when
     the target is ambiguous, has a fragment, or is in another form (RFC 9112 section 3.2).
@@ -36,6 +37,8 @@ def split_target(target: str) -> tuple[str, str]:
     path, _, query = target.partition("?")
     if _CONTROL.search(_bytes(query)) or "#" in query:
         raise PathError("the query has a control character, a space or a fragment")
+    # No URI has them as they are, and servers differ in what they take them for.
+    query = "".join(c if c.isascii() else "".join(f"%{b:02X}" for b in _bytes(c)) for c in query)
     return normalise_path(path), query
 
 

@@ -41,9 +41,9 @@ class RequestError(ValueError):
 class RequestView:
     """What a rule is matched against, and all that pluggable code may see of a request.
 
-    ``host`` is canonical, ``path`` normalised, ``query`` verbatim and without its question mark.
-    Making one from anything else raises ``RequestError``, so that no caller can decide on a form
-    that is not the one that is sent. Use ``view`` for what came off the wire.
+    ``host`` is canonical, ``path`` normalised, ``query`` without its question mark. Making one from
+    anything else raises ``RequestError``, so that no caller can decide on a form that is not the one
+    that is sent. Use ``view`` for what came off the wire.
     """
 
     method: str

@@ -65,8 +65,6 @@ class Guard(Door):
         refused = self._unidentified(flow)
         if refused is None and isinstance(agreed, Refusal):
             refused = refused_by_authority(agreed)
-        if refused is None and _has_body(flow.request):
-            refused = refusal.malformed("a CONNECT request has no body")
         if refused is None and isinstance(agreed, Authority):
             decision = decide_host(self.sandbox.policy, agreed.host, agreed.port)
             if isinstance(decision, Allow):
@@ -117,7 +115,8 @@ class Guard(Door):
         if isinstance(decision, Deny):
             self.deny(flow, agreed, denied_by_policy(decision), path=seen.path)
             return
-        websocket = headers.is_websocket(seen.method, request.headers.fields)
+        # What would follow the body, an answer's end or a message? So it is a request like any other.
+        websocket = headers.is_websocket(seen.method, request.headers.fields) and not _has_body(request)
         prepared = sending.prepare(box, seen, decision, request.headers.fields, websocket=websocket)
         if isinstance(prepared, Refused):
             self.deny(flow, agreed, prepared, path=seen.path)

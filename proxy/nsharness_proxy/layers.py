@@ -11,11 +11,12 @@ and HTTP/1.1 as the only protocol on both sides.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from http import HTTPStatus
+from typing import Any, ClassVar, Final, cast
 
+from h11._readers import ChunkedReader
 from mitmproxy import http
 from mitmproxy.connection import ConnectionState, Server
 from mitmproxy.flow import Error
@@ -30,7 +31,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
 from mitmproxy.proxy.layers.tls import ClientTLSLayer, ServerTLSLayer
 
 from nsharness.policy import headers
-from nsharness_proxy import refusal
+from nsharness_proxy import http1, refusal
 from nsharness_proxy.bodies import BodyRefusedError
 from nsharness_proxy.messages import WebSocket
 
@@ -40,20 +41,14 @@ TARGET = "target"
 CUT = "cut"
 """Key in a flow's metadata: its response is one of ours, in place of the host's."""
 
-MAX_HEAD = 64 * 1024
-"""Bytes of a request's or an answer's head at most."""
 MAX_PENDING = 256 * 1024
 """Bytes from a client that may wait for the host before no more are read."""
 
 Commands = layer.CommandGenerator[None]
 
-NOT_FORWARDED = refusal.malformed("this is no request that could be forwarded")
+_HOP_BY_HOP: Final = ("connection", "keep-alive", "proxy-connection", "upgrade")
 
-_BLANK_LINE = re.compile(rb"\n\r?\n")
-# Bare CR and LF, folded lines and control characters: every one of them has been a way to hide a request
-# in another (RFC 9112 sections 2.2 and 5.2, RFC 9110 section 5.5).
-_AMBIGUOUS = re.compile(rb"(?<!\r)\n|\r(?!\n)|\n[ \t]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_INTERIM = re.compile(rb"HTTP/1\.[01] 1(?!01)[0-9][0-9]")
+NOT_FORWARDED = refusal.malformed("this is no request that could be forwarded")
 
 
 @dataclass
@@ -167,17 +162,25 @@ class Exchange(engine.HttpStream):
 
 
 class _Connection:
-    """What both sides of HTTP/1 have in common: trailers are dropped, as RFC 9110 section 6.5.1 permits."""
+    """What both sides of HTTP/1 have in common: chunks are read strictly, and ``Connection`` as it came,
+    before we took it out of the message."""
+
+    _closing = False
 
     def read_body(self, event: events.Event) -> Commands:
         this = cast(Any, self)
-        try:
-            yield from super().read_body(event)  # type: ignore[misc]
-        except NotImplementedError:
-            # The engine raises this for trailers, once it has read all of the message.
-            yield ReceiveHttp(this.ReceiveEndOfMessage(this.stream_id))
-            received = isinstance(self, Http1Server)
-            yield from this.mark_done(request=received, response=not received)
+        if isinstance(this.body_reader, ChunkedReader):
+            this.body_reader = http1.Chunks()
+        yield from super().read_body(event)  # type: ignore[misc]
+
+    def mark_done(self, *, request: bool = False, response: bool = False) -> Commands:
+        this = cast(Any, self)
+        done = (request or this.request_done) and (response or this.response_done)
+        if done and self._closing and this.response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            yield commands.CloseConnection(this.conn)
+            this.state = this.done
+            return
+        yield from super().mark_done(request=request, response=response)  # type: ignore[misc]
 
 
 class ClientHttp(_Connection, Http1Server):
@@ -189,10 +192,18 @@ class ClientHttp(_Connection, Http1Server):
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         if isinstance(event, events.DataReceived):
-            refused = self._examine()
-            if refused is not None:
-                yield from self._reject(refused)
+            try:
+                head = self._examine()
+            except http1.HeadTooLargeError:
+                yield from self._reject(refusal.Refused(431, "headers-too-large"))
                 return
+            except http1.HeadError:
+                yield from self._reject(NOT_FORWARDED)
+                return
+            if head is None:
+                return
+            # A tunnel is another connection.
+            self._closing = head.closes and head.method != b"CONNECT"
         for command in super().read_headers(event):
             if isinstance(command, commands.SendData):
                 # All that is ever sent from here is an error page, and it quotes the request.
@@ -200,18 +211,12 @@ class ClientHttp(_Connection, Http1Server):
                 command = commands.SendData(self.conn, NOT_FORWARDED.page())
             yield command
 
-    def _examine(self) -> refusal.Refused | None:
-        """What is wrong with the bytes of a head before anybody interprets them."""
+    def _examine(self) -> http1.Head | None:
+        """The head that has come, before anybody else interprets it."""
         while bytes(self.buf).startswith(b"\r\n"):
             # RFC 9112 section 2.2: empty lines before a request are ignored.
             self.buf.maybe_extract_at_most(2)
-        data = bytes(self.buf)
-        head = _BLANK_LINE.search(data)
-        if (head.end() if head else len(data)) > MAX_HEAD:
-            return refusal.Refused(431, "headers-too-large")
-        if head and _AMBIGUOUS.search(data, 0, head.end()):
-            return NOT_FORWARDED
-        return None
+        return http1.request_head(bytes(self.buf))
 
     def _reject(self, refused: refusal.Refused) -> Commands:
         self._malformed()
@@ -219,7 +224,20 @@ class ClientHttp(_Connection, Http1Server):
         yield commands.CloseConnection(self.conn)
         self.state = self.done
 
+    def read_body(self, event: events.Event) -> Commands:
+        reading = self.request
+        for command in super().read_body(event):
+            broken = isinstance(command, commands.CloseConnection) and reading is self.request
+            if broken and self.response is None and isinstance(event, events.DataReceived):
+                # The body is none: the connection ends, but not without a word.
+                self._malformed()
+                yield commands.SendData(self.conn, NOT_FORWARDED.page())
+                self.state = self.done
+            yield command
+
     def send(self, event: HttpEvent) -> Commands:
+        if self.state == self.done:
+            return  # Whatever this was the answer to, the client was told already that we are through.
         if not isinstance(event, message.ResponseProtocolError):
             yield from super().send(event)
             return
@@ -228,7 +246,8 @@ class ClientHttp(_Connection, Http1Server):
         status = event.code.http_status_code()
         if self.response is None and status is not None:
             upstream = refusal.upstream_failure(refusal.upstream_reason(event.message))
-            yield commands.SendData(self.conn, (NOT_FORWARDED if status < 500 else upstream).page())
+            method = self.request.method if self.request is not None else "GET"
+            yield commands.SendData(self.conn, (NOT_FORWARDED if status < 500 else upstream).page(method))
         yield commands.CloseConnection(self.conn)
 
 
@@ -237,23 +256,31 @@ class HostHttp(_Connection, Http1Client):
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         if isinstance(event, events.DataReceived) and self.request is not None:
-            data = self._final_head()
-            head = _BLANK_LINE.search(data)
-            switches = data[9:12] == b"101"
-            asked = headers.is_websocket(self.request.method, self.request.headers.fields)
-            if (head.end() if head else len(data)) > MAX_HEAD or (switches and not asked):
+            try:
+                head = self._final_head()
+            except http1.HeadError:
                 yield from self._fail()
                 return
-            if not head:
+            if head is None:
                 return
-        yield from super().read_headers(event)
+            asked = headers.is_websocket(self.request.method, self.request.headers.fields)
+            if head.status == HTTPStatus.SWITCHING_PROTOCOLS and not asked:
+                yield from self._fail()
+                return
+            self._closing = head.closes
+        for command in super().read_headers(event):
+            if isinstance(command, ReceiveHttp) and isinstance(command.event, message.ResponseHeaders):
+                _take_off_hop(command.event.response)
+            yield command
 
-    def _final_head(self) -> bytes:
-        """What has come, without 1xx answers but 101: the engine would take the first for the answer
-        (RFC 9110 section 15.2)."""
-        while _INTERIM.match(bytes(self.buf)) and self.buf.maybe_extract_lines() is not None:
-            pass
-        return bytes(self.buf)
+    def _final_head(self) -> http1.Head | None:
+        """The head that has come, without those of 1xx answers but 101 before it: the engine would take the
+        first for the answer (RFC 9110 section 15.2)."""
+        while (head := http1.answer_head(bytes(self.buf))) is not None:
+            if head.status >= HTTPStatus.OK or head.status == HTTPStatus.SWITCHING_PROTOCOLS:
+                break
+            self.buf.maybe_extract_at_most(head.size)
+        return head
 
     def _fail(self) -> Commands:
         assert self.stream_id is not None
@@ -262,6 +289,17 @@ class HostHttp(_Connection, Http1Client):
             self.stream_id, "upstream-response-malformed", message.ErrorCode.GENERIC_SERVER_ERROR
         )
         yield ReceiveHttp(error)
+
+
+def _take_off_hop(response: http.Response) -> None:
+    """What an answer says about the host's connection is not about the client's (RFC 9110 section 7.6.1)."""
+    if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+        return
+    for name in _HOP_BY_HOP:
+        response.headers.pop(name, None)
+    if response.status_code == HTTPStatus.NOT_MODIFIED:
+        # It may say how the body that it does not have would be framed (RFC 9112 section 6.1).
+        response.headers.pop("transfer-encoding", None)
 
 
 class HostConnection(layer.Layer):
@@ -332,7 +370,7 @@ class ClientTls(ClientTLSLayer):
     that comes, and one may claim to have 16 MiB."""
 
     def receive_handshake_data(self, data: bytes) -> layer.CommandGenerator[tuple[bool, str | None]]:
-        if not self.client_hello_parsed and len(self.recv_buffer) + len(data) > MAX_HEAD:
+        if not self.client_hello_parsed and len(self.recv_buffer) + len(data) > http1.MAX_HEAD:
             return False, "Cannot parse ClientHello"
         return (yield from super().receive_handshake_data(data))
 

@@ -72,13 +72,13 @@ class Refused:
         values = {"reason": self.reason, "rule": self.rule, "hint": self.hint}
         return json.dumps(values, ensure_ascii=True).encode("ascii") + b"\n"
 
-    def page(self) -> bytes:
+    def page(self, method: str = "GET") -> bytes:
         """The whole answer as bytes, for where there is no request object; the connection ends with it."""
-        response = self.response()
+        response = self.response(method)
         response.headers["connection"] = "close"
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}".encode("ascii")]
         lines += [name + b": " + value for name, value in response.headers.fields]
-        return b"\r\n".join([*lines, b"", self.body()])
+        return b"\r\n".join([*lines, b"", response.raw_content or b""])
 
 
 def malformed(hint: str) -> Refused:

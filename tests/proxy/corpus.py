@@ -15,8 +15,6 @@ every line ends with CR LF, but where it ends with a backslash. Escapes: ``\r \n
     A request that a host gets, in full and in this order. Without such lines there is none.
 ``roads forward transparent tunnel``
     The ways on which the case is tried; all, if absent.
-``defect [ROADS:] TEXT``
-    What is wrong with the proxy where it does not do this yet; on these roads, if only on some.
 """
 
 from __future__ import annotations
@@ -46,16 +44,10 @@ class Case:
     closes: bool = False
     upstream: tuple[tuple[str, str, str, bytes], ...] = ()
     roads: tuple[str, ...] = ROADS
-    defect: str = ""
 
     @property
     def data(self) -> bytes:
         return b"".join(self.pieces)
-
-    def defect_on(self, road: str) -> str:
-        """Why the case must fail on a road; empty where it must not."""
-        roads, colon, text = self.defect.rpartition(": ")
-        return text if not colon or road in roads.split() else ""
 
 
 @dataclass
@@ -63,7 +55,6 @@ class _Facts:
     expect: str = ""
     upstream: list[str] = field(default_factory=list)
     roads: str = " ".join(ROADS)
-    defect: str = ""
 
 
 def load(path: Path) -> Iterator[Case]:
@@ -83,7 +74,7 @@ def _case(name: str, head: str, sent: str) -> Case:
         key, _, value = line.partition(" ")
         if key == "upstream":
             facts.upstream.append(value)
-        elif key in ("expect", "roads", "defect"):
+        elif key in ("expect", "roads"):
             setattr(facts, key, value)
         else:
             raise ValueError(f"{name}: unknown fact {key}")
@@ -97,7 +88,7 @@ def _case(name: str, head: str, sent: str) -> Case:
         raise ValueError(f"{name}: unknown roads")
     upstream = tuple(_request(line) for line in facts.upstream)
     pieces = tuple(unescape(sent))
-    return Case(name, pieces, outcome, numbers, "close" in words, upstream, roads, facts.defect)
+    return Case(name, pieces, outcome, numbers, "close" in words, upstream, roads)
 
 
 def _request(line: str) -> tuple[str, str, str, bytes]:

@@ -12,7 +12,6 @@ import pytest
 
 from tests.proxy import reference
 from tests.proxy.corpus import DIALLED, HOST, Case, load
-from tests.proxy.recorder import DEADLINE
 from tests.proxy.rig import Proxy
 from tests.proxy.talk import CORPUS, Stage, on_road, on_the_way
 
@@ -22,8 +21,8 @@ CASES = tuple(load(CORPUS))
 def _parameters() -> Iterator[object]:
     for case in CASES:
         for road in case.roads:
-            defect = case.defect_on(road)
-            marks = [pytest.mark.xfail(reason=defect, strict=True)] if defect else []
+            # Inside a tunnel the same code reads the same bytes.
+            marks = [pytest.mark.slow] if road == "tunnel" and len(case.roads) > 1 else []
             yield pytest.param(case, road, id=f"{case.name}-{road}", marks=marks)
 
 
@@ -47,9 +46,7 @@ def test_the_corpus_is_large_and_its_names_are_unique() -> None:
 
 @pytest.mark.parametrize(("case", "road"), [*_parameters()])
 def test_a_request_is_refused_or_means_one_thing(stage: Stage, case: Case, road: str) -> None:
-    # A case that hangs, as one with a defect may, need not hang for long.
-    patience = 0.3 if case.defect_on(road) else DEADLINE
-    seen = stage.talk(on_the_way(case, road), road, patience=patience)
+    seen = stage.talk(on_the_way(case, road), road)
     stage.check(seen)
     assert not seen.stalled
     requests = seen.requests
@@ -78,7 +75,6 @@ def test_a_request_is_refused_or_means_one_thing(stage: Stage, case: Case, road:
         _belong_together(answers, expected)
 
 
-@pytest.mark.xfail(reason="the connection ends without a word", strict=True)
 @pytest.mark.parametrize(
     "case", [c for c in CASES if c.name in ("chunk-size-negative", "chunk-garbage-after-data")]
 )

@@ -1,0 +1,217 @@
+"""HTTP/1.1 read strictly: what two servers could take for two different things is no message. Pure.
+
+Smuggling (K6) lives on differences between readers: one ends a line at a bare LF, another does not; one
+believes the first of two lengths, another the second; one takes a tab for a space. So this reader has no
+leniency that RFC 9112 merely allows. Bytes go in, a verdict comes out; where they are cut into segments makes
+no difference.
+
+    message   = start-line *( field-line CRLF ) CRLF [ body ]            section 2.1
+    request   = token SP target SP HTTP-version CRLF                     section 3, single spaces
+    status    = HTTP-version SP 3DIGIT [ SP reason ] CRLF                section 4
+    field     = token ":" OWS value OWS                                  section 5; no folding (5.2)
+    framing   = one Content-Length, or Transfer-Encoding: chunked alone  section 6
+    chunk     = 1*16HEXDIG [ extensions ] CRLF data CRLF                 section 7.1
+    trailers  = *( field-line CRLF ) CRLF                                section 7.1.2, bounded and dropped
+
+Versions are 1.0 and 1.1. A length has at most 18 digits, a chunk's at most 15: both fit into the 64 bits that
+others use. The engine parses a head only after it was found to be one of these.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import h11
+
+from nsharness.policy.headers import Field
+
+MAX_HEAD: Final = 64 * 1024
+"""Bytes of a request's or an answer's head, and of a body's trailers, at most."""
+MAX_CHUNK_LINE: Final = 4096
+"""Bytes of a line with a chunk's size at most: nobody needs more of its extensions."""
+
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_FIELDS: Final = rb"((?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*)"
+_REQUEST: Final = re.compile(
+    rb"(" + _TOKEN + rb") ([\x21-\x7e\x80-\xff]+) HTTP/1\.([01])\r\n" + _FIELDS + rb"\r\n"
+)
+_ANSWER: Final = re.compile(
+    rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?\r\n" + _FIELDS + rb"\r\n"
+)
+_VERSION: Final = b"HTTP/1."
+_METHOD_START: Final = re.compile(_TOKEN[:-1])
+# With a bare LF, so that a head which ends in one is complete, and found to be none.
+_BLANK_LINE: Final = re.compile(rb"\n\r?\n")
+_LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")
+_QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
+# No white space, which the grammar calls bad; possessive, so that a line that is none takes no longer.
+_CHUNK_LINE: Final = re.compile(
+    rb"([0-9A-Fa-f]{1,15})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*+\r\n"
+)
+_FIELD_LINE: Final = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What matters of a head that is one. ``status`` is 0 for a request."""
+
+    size: int
+    closes: bool
+    """Whether its sender ends the connection after this message."""
+    method: bytes = b""
+    status: int = 0
+
+
+class HeadError(Exception):
+    """The bytes are no head, whatever may follow. The text quotes none of them."""
+
+
+class HeadTooLargeError(HeadError):
+    """More than ``MAX_HEAD`` bytes."""
+
+
+def request_head(data: bytes) -> Head | None:
+    """The head that ``data`` begins with; None while it is incomplete. ``HeadError`` when it is none.
+
+    Empty lines before it are the caller's to take away (section 2.2).
+    """
+    if data and not _METHOD_START.match(data) and data != b"\r":
+        raise HeadError("it does not begin with a method")
+    head = _complete(data)
+    if head is None:
+        return None
+    match = _REQUEST.fullmatch(head)
+    if match is None:
+        raise HeadError("its lines are no request")
+    method, _, minor, lines = match.groups()
+    fields = _parsed(lines)
+    framed = _check_framing(fields, minor)
+    if method == b"CONNECT" and framed:
+        # Does what follows belong to it or to the tunnel? Nobody could tell (RFC 9110 section 9.3.6).
+        raise HeadError("a tunnel cannot be asked for with a body")
+    return Head(len(head), _closes(fields, minor), method=method)
+
+
+def answer_head(data: bytes) -> Head | None:
+    """The same of an answer, also an interim one. Nothing may stand before it."""
+    if data[: len(_VERSION)] != _VERSION[: len(data)]:
+        raise HeadError("it does not begin with a version")
+    head = _complete(data)
+    if head is None:
+        return None
+    match = _ANSWER.fullmatch(head)
+    if match is None:
+        raise HeadError("its lines are no answer")
+    minor, status, lines = match.groups()
+    fields = _parsed(lines)
+    _check_framing(fields, minor)
+    return Head(len(head), _closes(fields, minor), status=int(status))
+
+
+def _complete(data: bytes) -> bytes | None:
+    end = _BLANK_LINE.search(data)
+    if (end.end() if end else len(data)) > MAX_HEAD:
+        raise HeadTooLargeError("it is too large")
+    return data[: end.end()] if end else None
+
+
+def _parsed(lines: bytes) -> list[Field]:
+    pairs = (line.partition(b":") for line in lines.split(b"\r\n") if line)
+    return [(name, value.strip(b" \t")) for name, _, value in pairs]
+
+
+def _check_framing(fields: list[Field], minor: bytes) -> bool:
+    """Whether the message may have a body, by the one field that says so (section 6.3)."""
+    lengths = [value for name, value in fields if name.lower() == b"content-length"]
+    codings = [value for name, value in fields if name.lower() == b"transfer-encoding"]
+    if len(lengths) + len(codings) > 1:
+        raise HeadError("its length is given twice")
+    if lengths and not _LENGTH.fullmatch(lengths[0]):
+        raise HeadError("its length is no number")
+    if codings and (codings[0].lower() != b"chunked" or minor == b"0"):
+        raise HeadError("it has a transfer coding that is not chunked")
+    return bool(codings) or (bool(lengths) and lengths[0] != b"0")
+
+
+def _closes(fields: list[Field], minor: bytes) -> bool:
+    """Section 9.3; with HTTP/1.0 always: its ``keep-alive`` is an extension that proxies misread (C.2.2)."""
+    options = {
+        option.strip(b" \t").lower()
+        for name, value in fields
+        if name.lower() == b"connection"
+        for option in value.split(b",")
+    }
+    return b"close" in options or minor == b"0"
+
+
+class Buffer(Protocol):
+    """The bytes that have come and nobody has read, as the engine keeps them."""
+
+    def __bytes__(self) -> bytes: ...
+    def __len__(self) -> int: ...
+    def maybe_extract_at_most(self, count: int) -> bytearray | None: ...
+    def maybe_extract_next_line(self) -> bytearray | None: ...
+
+
+class Chunks:
+    """A reader of one chunked body, in the place of the engine's: one event for each call, None while more
+    must come. ``h11.RemoteProtocolError`` for what is no chunk."""
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._in_trailers = False
+        self._trailers = 0
+        self._after_data = False
+
+    def __call__(self, buf: Buffer) -> h11.Data | h11.EndOfMessage | None:
+        if self._in_trailers:
+            return self._skip_trailers(buf)
+        if not self._left:
+            if self._after_data:
+                line = self._line(buf, 2)
+                if line is None:
+                    return None
+                if line != b"\r\n":
+                    raise h11.RemoteProtocolError("a chunk is longer than its size")
+                self._after_data = False
+            line = self._line(buf, MAX_CHUNK_LINE)
+            if line is None:
+                return None
+            match = _CHUNK_LINE.fullmatch(line)
+            if match is None:
+                raise h11.RemoteProtocolError("a chunk has no size")
+            self._left = int(match[1], 16)
+            if not self._left:
+                self._in_trailers = True
+                return self._skip_trailers(buf)
+        data = buf.maybe_extract_at_most(self._left)
+        if data is None:
+            return None
+        self._left -= len(data)
+        self._after_data = not self._left
+        return h11.Data(data=bytes(data))
+
+    def _skip_trailers(self, buf: Buffer) -> h11.EndOfMessage | None:
+        """They are read and dropped, as section 7.1.2 permits."""
+        while (line := self._line(buf, MAX_HEAD - self._trailers)) is not None:
+            if line == b"\r\n":
+                return h11.EndOfMessage()
+            if not _FIELD_LINE.fullmatch(line):
+                raise h11.RemoteProtocolError("a trailer is no field")
+            self._trailers += len(line)
+        return None
+
+    @staticmethod
+    def _line(buf: Buffer, most: int) -> bytes | None:
+        line = buf.maybe_extract_next_line()
+        if (len(buf) if line is None else len(line)) > most:
+            raise h11.RemoteProtocolError("a line of a chunked body is too long")
+        if line is None and b"\n" in bytes(buf):
+            raise h11.RemoteProtocolError("a line of a chunked body has no CR at its end")
+        return None if line is None else bytes(line)
+
+    def read_eof(self) -> h11.EndOfMessage:
+        """The connection ended: too early, or we would not be asked."""
+        raise h11.RemoteProtocolError("the connection ended in a chunked body")

@@ -70,12 +70,16 @@ def _dispatch(options: argparse.Namespace) -> int:
     match options.command:
         case "run":
             from nsharness.cli.run import run
+            from nsharness.linux.signals import prompt_handlers
 
-            return run(options)
+            with prompt_handlers():
+                return run(options)
         case "exec" | "shell":
             from nsharness.cli.execute import execute
+            from nsharness.linux.signals import prompt_handlers
 
-            return execute(options)
+            with prompt_handlers():
+                return execute(options)
         case "trust":
             from nsharness.cli.trust import trust
 
@@ -102,8 +106,10 @@ def _dispatch(options: argparse.Namespace) -> int:
             return check(options)
         case _:
             from nsharness.cli.enter import enter
+            from nsharness.linux.signals import prompt_handlers
 
-            return enter(options)
+            with prompt_handlers():
+                return enter(options)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -19,6 +19,7 @@ from types import FrameType
 
 from nsharness.cli import Interrupted, _interrupt
 from nsharness.errors import NsharnessError
+from nsharness.linux.signals import prompt_handlers
 from tests.support.processes import descendants, process
 from tests.support.sandboxes import opened_box, opened_session
 
@@ -75,7 +76,7 @@ def main() -> int:
     profile = at_call(options.at, options.what)
     try:
         sys.setprofile(profile)
-        with opened_session(options.state) as session, opened_box(session) as box:
+        with prompt_handlers(), opened_session(options.state) as session, opened_box(session) as box:
             box.shell.run(HOSTILE if options.hostile else "sleep 1000 &")
             sys.setprofile(None)
             inside = sorted(descendants(box.pid)) or [box.pid]

@@ -12,7 +12,7 @@ import pytest
 
 from nsharness.linux.probe import REQUIRED
 from nsharness.policy.load import load_profile
-from nsharness.policy.profile import Profile, SandboxProxyRule
+from nsharness.policy.profile import LimitSettings, Profile, SandboxProxyRule
 from nsharness.policy.schema import schema_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,6 +27,7 @@ def test_the_table_of_profile_keys_is_the_schema() -> None:
     text = (ROOT / "docs" / "profiles.md").read_text(encoding="utf-8")
     assert schema_table(Profile) in text
     assert schema_table(SandboxProxyRule) in text
+    assert schema_table(LimitSettings) in text
 
 
 @pytest.mark.parametrize("block", blocks("toml"))

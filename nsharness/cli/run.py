@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from nsharness.errors import NsharnessError
 from nsharness.linux.identity import Identity, current
@@ -79,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
         NamespaceProxy(session, profile, credentials, upstreams=mocks.upstreams) as proxy,
         NamespaceSandbox(session, profile, proxy) as sandbox,
         ControlServer(session, sandbox, _end_this_process),
+        _ended_by_limit(session, sandbox),
     ):
         result = run_stage4(
             sandbox,
@@ -88,10 +91,30 @@ def run(options: argparse.Namespace) -> int:
             model=options.model,
             disable_cache=os.environ.get("DISABLE_CACHE", "") not in ("", "0"),
         )
-        _show(session, result, out)
+        _show(session, result, out, sandbox)
         if options.hold:
-            _hold(console, session.run.id)
+            _hold(console, sandbox)
     return 0
+
+
+@contextmanager
+def _ended_by_limit(session: Session, sandbox: NamespaceSandbox) -> Iterator[None]:
+    """A limit that ended the sandbox is the run's result, whatever else failed because of it."""
+    try:
+        yield
+    except NsharnessError as error:
+        why = sandbox.ended_by
+        failure = why or error
+        session.run.write_result(
+            {"exit_code": failure.exit_code, "error": str(failure), "limits_hit": _hits(sandbox)}
+        )
+        if why is not None:
+            raise why from error
+        raise
+
+
+def _hits(sandbox: NamespaceSandbox) -> list[dict[str, Any]]:
+    return [hit.to_record() for hit in sandbox.limits_hit]
 
 
 def _tokens(digests: dict[str, str] | object) -> dict[str, str]:
@@ -114,7 +137,7 @@ def _output_folder(text: str | None, identity: Identity) -> Path | None:
     return folder
 
 
-def _show(session: Session, result: Stage4Result, out: Path | None) -> None:
+def _show(session: Session, result: Stage4Result, out: Path | None, sandbox: NamespaceSandbox) -> None:
     kept = (out or session.run.path) / "summary.txt"
     try:
         with session.identity.files():
@@ -127,6 +150,7 @@ def _show(session: Session, result: Stage4Result, out: Path | None) -> None:
             "cached": result.cached,
             "seconds": round(result.seconds, 3),
             "answer": result.answer,
+            "limits_hit": _hits(sandbox),
         }
     )
     session.reporter.plain(f"\n{result.answer.strip()}\n")
@@ -140,11 +164,11 @@ def _write(path: Path, data: bytes) -> None:
         stream.write(data)
 
 
-def _hold(console: Console, run_id: str) -> None:
-    console.plain(f"\nHolding. In another terminal: nsharness enter {run_id} -- bash -c 'env'")
-    console.plain(f"Ctrl-C or nsharness stop {run_id} ends it.")
-    while True:
-        signal.pause()
+def _hold(console: Console, sandbox: NamespaceSandbox) -> None:
+    console.plain(f"\nHolding. In another terminal: nsharness enter {sandbox.id} -- bash -c 'env'")
+    console.plain(f"Ctrl-C or nsharness stop {sandbox.id} ends it.")
+    sandbox.wait()
+    raise sandbox.ended_by or NsharnessError("the sandbox has ended", why="its first process is gone")
 
 
 def _end_this_process() -> None:

@@ -2,6 +2,7 @@
 
 ``libc`` the system calls that Python does not wrap · ``process`` who a process is and what it may do ·
 ``fds`` descriptors: sealed memory, passing them with messages · ``mounts`` the mount calls ·
-``userns`` user namespaces and their maps · ``identity`` on whose behalf we run · ``signals`` handlers that
+``userns`` user namespaces and their maps · ``cgroups`` control groups ·
+``identity`` on whose behalf we run · ``signals`` handlers that
 run at once · ``probe`` what this kernel allows, found out by trying.
 """

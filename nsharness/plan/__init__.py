@@ -1,4 +1,5 @@
 """What a sandbox is, as a value: computed without privileges, printable, and then carried out as it stands.
 
-``steps`` the vocabulary · ``facts`` what must be known of the host · ``compose`` profile and facts → plan.
+``steps`` the vocabulary · ``facts`` what must be known of the host · ``limits`` what enforces which limit ·
+``compose`` profile and facts → plan.
 """

@@ -9,6 +9,7 @@ from typing import Final
 
 from nsharness.errors import NsharnessError
 from nsharness.plan.facts import CA_BUNDLES, ETC_ENTRIES, SYSTEM_DIRECTORIES, HostFacts
+from nsharness.plan.limits import DEFAULT_TMP, LimitPlan
 from nsharness.plan.steps import (
     Bind,
     Cover,
@@ -77,7 +78,12 @@ class Request:
     private: tuple[str, ...] = ()
     """Paths of the host that no share may hold or lie in: where secrets and the records of runs are."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    tmp_size: int = 1024 * MIB
+    limits: LimitPlan = field(default_factory=LimitPlan)
+
+    @property
+    def tmp_size(self) -> int:
+        """Bytes that each of the private file systems holds."""
+        return self.limits.value("tmp", DEFAULT_TMP)
 
 
 def compose(request: Request, facts: HostFacts) -> Plan:
@@ -90,7 +96,7 @@ def compose(request: Request, facts: HostFacts) -> Plan:
         Proc(),
         *(Mask(path) for path in _MASKED_PROC),
         *(ReadOnly(path) for path in _READ_ONLY_PROC),
-        *_dev(),
+        *_dev(request),
         *_private(request, home),
     ]
     steps += [*_shared(request, facts, home, _mount_points(steps)), ReadOnly("/")]
@@ -102,6 +108,7 @@ def compose(request: Request, facts: HostFacts) -> Plan:
         cwd=request.workspace or request.cwd,
         environment=_environment(request, home),
         steps=tuple(steps),
+        limits=request.limits,
     )
 
 
@@ -190,7 +197,7 @@ def _parents(path: str, made: set[str]) -> list[str]:
     return missing[::-1]
 
 
-def _dev() -> list[Step]:
+def _dev(request: Request) -> list[Step]:
     return [
         Directory("/dev"),
         *(Device(path) for path in _DEVICES),
@@ -202,7 +209,7 @@ def _dev() -> list[Step]:
         Devpts(),
         Symlink("/dev/ptmx", "pts/ptmx"),
         Directory("/dev/shm"),
-        Tmpfs("/dev/shm", size=256 * MIB, mode=0o1777, noexec=True),
+        Tmpfs("/dev/shm", size=min(256 * MIB, request.tmp_size), mode=0o1777, noexec=True),
     ]
 
 
@@ -214,7 +221,7 @@ def _private(request: Request, home: str) -> list[Step]:
         Directory("/var/tmp"),
         Tmpfs("/var/tmp", size=request.tmp_size, mode=0o1777),
         Directory("/run"),
-        Tmpfs("/run", size=64 * MIB),
+        Tmpfs("/run", size=min(64 * MIB, request.tmp_size)),
     ]
     above = _parents(home, {*_OWN_TREES, "/var"})
     steps += [Directory(path, owned=_within(path, *_OWN_TREES)) for path in (*above, home)]

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
+
+from nsharness.plan.limits import LimitPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,7 @@ class Plan:
     cwd: str
     environment: Mapping[str, str]
     steps: tuple[Step, ...]
+    limits: LimitPlan = field(default_factory=LimitPlan)
 
     def describe(self) -> str:
         """One line a step, in the order in which they are carried out."""
@@ -167,12 +170,13 @@ class Plan:
             "namespaces user, mount, pid, ipc, uts, cgroup, network",
             f"hostname   {self.hostname}",
         ]
-        return "\n".join([*head, *(step.describe() for step in self.steps)])
+        return "\n".join([*head, *(each.describe() for each in (*self.limits.limits, *self.steps))])
 
     def to_json(self) -> str:
         """The plan as one JSON object; ``from_json`` gives an equal plan back."""
         record = asdict(self)
         record["environment"] = dict(self.environment)
+        record["limits"] = self.limits.to_record()
         record["steps"] = [{"step": type(step).__name__.lower(), **asdict(step)} for step in self.steps]
         return json.dumps(record, indent=None, separators=(",", ":"))
 
@@ -184,4 +188,5 @@ class Plan:
         for item in record.pop("steps"):
             kind = _KINDS[item.pop("step")]
             steps.append(kind(**item))
-        return cls(steps=tuple(steps), **record)
+        limits = LimitPlan.from_record(record.pop("limits"))
+        return cls(steps=tuple(steps), limits=limits, **record)

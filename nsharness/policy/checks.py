@@ -6,7 +6,7 @@ They raise ``ValueError`` with a text for the user, which never quotes a header'
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from nsharness.credentials.build import check_header_name, check_header_template, check_reference
 from nsharness.credentials.secret import SecretRef
@@ -15,7 +15,7 @@ from nsharness.policy.hosts import HostPattern, join_authority, split_authority
 from nsharness.policy.model import Upstream, check_upstream_address
 from nsharness.policy.paths import PathGlob
 from nsharness.policy.request import TOKEN
-from nsharness.policy.units import Rate, parse_size, size_text
+from nsharness.policy.units import Rate, parse_duration, parse_size, size_text
 
 _PROFILE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
 _RULE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -63,6 +63,23 @@ def method(text: str) -> str:
 
 def path(text: str) -> str:
     return str(PathGlob.parse(text))
+
+
+def at_least_bytes(lowest: int) -> Callable[[str | int], str | int]:
+    """A check of a size that must not be below ``lowest`` bytes."""
+
+    def check(value: str | int) -> str | int:
+        if parse_size(str(value)) < lowest:
+            raise ValueError(f"at least {size_text(lowest)}: with less no sandbox starts")
+        return value
+
+    return check
+
+
+def duration(value: str | float) -> str | float:
+    if parse_duration(value if isinstance(value, str) else f"{value:.3f}") <= 0:
+        raise ValueError("a time is longer than nothing")
+    return value
 
 
 def port(number: int) -> int:

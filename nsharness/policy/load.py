@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from nsharness.errors import NsharnessError
-from nsharness.policy.profile import Profile, ProxySettings, SandboxProxyRule
+from nsharness.policy.profile import LimitSettings, Profile, ProxySettings, SandboxProxyRule
 
 MAX_BYTES = 1 << 20
 """A profile is written by people; a file beyond this size is something else."""
@@ -159,7 +159,11 @@ def _reason(kind: str, message: str, where: Key) -> tuple[str, str]:
 
 def _known(where: Key) -> list[str]:
     """The keys that are valid where an unknown one stood."""
-    inner: dict[object, type[BaseModel]] = {"sandbox_proxy_rules": SandboxProxyRule, "proxy": ProxySettings}
+    inner: dict[object, type[BaseModel]] = {
+        "sandbox_proxy_rules": SandboxProxyRule,
+        "proxy": ProxySettings,
+        "limits": LimitSettings,
+    }
     model = inner.get(where[0], Profile) if len(where) > 1 else Profile
     return list(model.model_fields)
 

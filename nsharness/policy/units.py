@@ -1,4 +1,4 @@
-"""Rates and sizes as people write them: ``10/s``, ``100/m``; ``512``, ``10MB``, ``1MiB``."""
+"""Rates, sizes and times as people write them: ``10/s``; ``512``, ``10MB``, ``1MiB``; ``90s``, ``10m``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 _PERIODS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _RATE = re.compile(r"([1-9][0-9]{0,5})/([smhd])")
+_DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?([smhd])?")
 _SIZE = re.compile(r"([0-9]{1,15}) ?([kKMG]i?B|B)?")
 _FACTORS = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _FACTORS |= {"KiB": 1 << 10, "kiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -46,6 +47,14 @@ def parse_size(text: str) -> int:
     if match is None:
         raise UnitError(f"size {text[:40]!a} is not a number of bytes such as 512, 64kB, 10MB or 1MiB")
     return int(match[1]) * _FACTORS[match[2] or "B"]
+
+
+def parse_duration(text: str) -> float:
+    """Seconds, from ``90``, ``1.5s``, ``10m``, ``2h`` or ``1d``. ``UnitError`` for anything else."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise UnitError(f"time {text[:40]!a} is not a number of seconds, or of the form 90s, 10m, 2h or 1d")
+    return float(match[1]) * _PERIODS[match[2] or "s"]
 
 
 def size_text(size: int) -> str:

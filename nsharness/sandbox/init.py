@@ -170,7 +170,9 @@ class Init:
                 ours += terminal.open_pair(rows, columns)
                 for controlling in sorted(places):
                     streams.insert(controlling, ours[1])
-            pid = spawn.spawn(message["argv"], environment, cwd, streams, served, controlling)
+            pid = spawn.spawn(
+                message["argv"], environment, cwd, streams, served, controlling, self._plan.limits.rlimits
+            )
             self._children[pid] = identifier
             self._leaders.add(pid)
             self._send({"event": "spawned", "reply_to": tag, "pid": pid}, ours[:1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import select
 import signal
 import time
@@ -36,13 +37,15 @@ def spawn(
     descriptors: Sequence[int],
     served: Sequence[int] = (),
     controlling: int | None = None,
+    rlimits: Sequence[tuple[str, int]] = (),
 ) -> int:
     """Start a program in a session of its own; ``descriptors`` become 0, 1, 2, … there. Returns its pid.
 
     Missing ones among the first three are ``/dev/null``; the one at place ``controlling`` is a terminal and
     becomes the session's. ``OSError`` with the errno of the failing step when
     the program could not be started: nothing is left then. ``ServedEndedError`` when the other end of one of
-    the ``served`` pipes and sockets is closed meanwhile.
+    the ``served`` pipes and sockets is closed meanwhile. ``rlimits`` are names in the ``resource`` module and
+    what the program gets, at most.
     """
     if not argv:
         raise OSError(errno.EINVAL, "no program is named")
@@ -50,7 +53,7 @@ def spawn(
     try:
         pid = os.fork()
         if pid == 0:
-            _child(argv, environment, cwd, descriptors, report_write, controlling)
+            _child(argv, environment, cwd, descriptors, report_write, controlling, rlimits)
     finally:
         close_all([report_write])
     try:
@@ -90,6 +93,7 @@ def _child(
     descriptors: Sequence[int],
     report: int,
     controlling: int | None,
+    rlimits: Sequence[tuple[str, int]],
 ) -> None:
     """Between fork and exec; never returns."""
     try:
@@ -104,6 +108,8 @@ def _child(
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         os.chdir(cwd)
+        for name, value in rlimits:
+            _limit(getattr(resource, name), value)
         os.execvpe(argv[0], list(argv), dict(environment))  # noqa: S606
     except OSError as error:
         os.write(report, str(error.errno or 1).encode())
@@ -111,6 +117,13 @@ def _child(
         os.write(report, b"22")
     finally:
         os._exit(127)
+
+
+def _limit(number: int, value: int) -> None:
+    """Nobody can go above it again; what is less already stays (prlimit(2) works on our parent, too)."""
+    hard = resource.getrlimit(number)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(number, (value, value))
 
 
 def _arrange(descriptors: Sequence[int], report: int) -> int:

@@ -102,14 +102,14 @@ class Zygote:
         fds.close_all(made.listeners)
         self._gateways[number] = gateway.Gateway((), made.gateway_netns, made.sandbox_netns)
 
-    def _make_sandbox(self, tag: str, number: int, plan: int, control: int) -> None:
+    def _make_sandbox(self, tag: str, number: int, plan: int, control: int, *groups: int) -> None:
         if number not in self._gateways:
             raise NsharnessError(f"gateway {number} does not exist")
         status_read, status_write = os.pipe2(os.O_CLOEXEC)
         intermediate = os.fork()
         if intermediate == 0:
             _become_parent_of_init(
-                self._gateways[number].sandbox_netns, plan, control, status_write, self._lifeline
+                self._gateways[number].sandbox_netns, plan, control, status_write, self._lifeline, groups
             )
         os.close(status_write)
         with os.fdopen(status_read, "rb") as stream:
@@ -133,11 +133,15 @@ class Zygote:
             return  # The supervisor is gone; end-of-file follows.
 
 
-def _become_parent_of_init(netns: int, plan: int, control: int, status: int, lifeline: int) -> None:
+def _become_parent_of_init(
+    netns: int, plan: int, control: int, status: int, lifeline: int, groups: tuple[int, ...]
+) -> None:
     """The intermediate process: enters the namespaces, forks PID 1, ends. Never returns."""
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for group in groups:
+            os.write(group, b"0")  # Before there is anything to limit, and before its cgroup namespace.
         os.setns(netns, os.CLONE_NEWNET)
         os.unshare(_SANDBOX_NAMESPACES)
         pid = os.fork()

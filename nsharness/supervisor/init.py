@@ -43,11 +43,19 @@ class Terminal:
 class InitClient:
     """Talks to one PID 1."""
 
-    def __init__(self, hub: Hub, sock: socket.socket, on_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        sock: socket.socket,
+        on_end: Callable[[], None],
+        why_ended: Callable[[], NsharnessError | None] = lambda: None,
+    ) -> None:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._processes: dict[str, Process] = {}
         self._on_end = on_end
+        self.why_ended = why_ended
+        """Once the sandbox has ended: the error that says why, if more is known than that it has."""
         self._channel = Channel(hub, sock, self._on_event, self._ended)
 
     def _on_event(self, message: Message, descriptors: list[int]) -> None:
@@ -61,6 +69,7 @@ class InitClient:
 
     def _ended(self) -> None:
         """PID 1 is gone and has taken everything with it: as if each had been killed."""
+        self.why_ended()
         with self._lock:
             left, self._processes = self._processes, {}
         for process in left.values():
@@ -141,7 +150,7 @@ class InitClient:
         try:
             return self._channel.request(message, descriptors)
         except EOFError:
-            raise NsharnessError(
+            raise self.why_ended() or NsharnessError(
                 "the sandbox has ended", why="its first process is gone", hint="start a new run"
             ) from None
         except ValueError as error:

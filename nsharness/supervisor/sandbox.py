@@ -18,17 +18,20 @@ from nsharness.errors import NsharnessError
 from nsharness.linux import fds
 from nsharness.plan.compose import Request, compose
 from nsharness.plan.facts import gather
+from nsharness.plan.limits import LimitPlan
 from nsharness.plan.steps import Plan
 from nsharness.policy.profile import Profile
 from nsharness.supervisor.init import InitClient, Process, Terminal
+from nsharness.supervisor.limits import Enforcer, Hit, plan_limits
 from nsharness.supervisor.proxy import NamespaceProxy
 from nsharness.supervisor.pump import pump
 from nsharness.supervisor.session import Session
-from nsharness.supervisor.shell import Shell
+from nsharness.supervisor.shell import OUTPUT_LIMIT, Shell
 from nsharness.supervisor.state import state_home
 from nsharness.supervisor.zygote import InitHandle
 
 _END_SECONDS: Final = 5.0
+_OUTPUT: Final = 1_000_000
 _GATEWAY_ADDRESS: Final = "10.127.0.1"
 _PROXY_PORT: Final = 3128
 
@@ -72,6 +75,24 @@ class NamespaceSandbox:
         """Whether PID 1 is still there."""
         return not self._ended.is_set()
 
+    @property
+    def ended_by(self) -> NsharnessError | None:
+        """The limit that ended it, as the error that everybody gets who wants something of it since."""
+        hit = self._enforcer.cause() if hasattr(self, "_enforcer") else None
+        return None if hit is None else hit.error()
+
+    @property
+    def limits_hit(self) -> tuple[Hit, ...]:
+        """Limits that were reached, also those that only refused something. Known after the end, too."""
+        return self._enforcer.hits() if hasattr(self, "_enforcer") else ()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until PID 1 has ended, and whether it has."""
+        return self._ended.wait(timeout)
+
+    def _limit_hit(self, hit: Hit) -> None:
+        self._session.reporter.line("sandbox", f"Ended ({hit.describe()})")
+
     def __enter__(self) -> NamespaceSandbox:
         try:
             self._start()
@@ -81,29 +102,38 @@ class NamespaceSandbox:
         kind = "False" if self._session.identity.privileged else "True"
         text = f"Started (id={self.id}, link=veth, rootless={kind}, proxy-wired)"
         self._session.reporter.line("sandbox", text)
+        for name in self._enforcer.missing:
+            self._session.reporter.line("sandbox", f"limits.{name} is not enforced: the kernel refused it")
         return self
 
     def _start(self) -> None:
+        limits = plan_limits(self._profile.limits.values())
         zygote = self._session.zygote
         gateway = zygote.gateway()
         self._stack.callback(zygote.release, gateway)
         attachment = self._proxy.attach(self.id, gateway.listeners)
         self._stack.callback(self._proxy.detach, self.id)
-        self.plan: Plan = self._compose(attachment.environment)
+        self.plan: Plan = self._compose(attachment.environment, limits)
+        self._enforcer = Enforcer(limits, self.id, self._limit_hit)
+        self._stack.callback(self._enforcer.close)
         ours, theirs = fds.message_pair()
         try:
             with theirs:
-                self._handle = zygote.sandbox(gateway, self.plan, theirs.fileno())
+                groups = self._enforcer.descriptors
+                self._handle = zygote.sandbox(gateway, self.plan, theirs.fileno(), groups)
         except BaseException:
             ours.close()
             raise
         self._stack.callback(self._finish, self._handle)
-        self.init = InitClient(self._session.hub, ours, self._ended.set)
+        self._stack.callback(self._enforcer.settle)
+        self.init = InitClient(self._session.hub, ours, self._ended.set, lambda: self.ended_by)
         self._stack.callback(self.init.close)
-        self.shell = Shell(self._session.hub, self.init, self._session.identity.drop_to)
+        self._enforcer.watch(self._session.hub, self._handle.pidfd)
+        output = limits.value("output", OUTPUT_LIMIT)
+        self.shell = Shell(self._session.hub, self.init, self._session.identity.drop_to, output)
         self._stack.callback(self.shell.close)
 
-    def _compose(self, environment: Mapping[str, str]) -> Plan:
+    def _compose(self, environment: Mapping[str, str], limits: LimitPlan) -> Plan:
         identity = self._session.identity
         root_itself = identity.privileged and identity.owner_uid == 0
         workspace = self._profile.workspace
@@ -118,6 +148,7 @@ class NamespaceSandbox:
             ca_pem=self._proxy.ca_pem(),
             workspace=workspace,
             private=self._private_paths(),
+            limits=limits,
             environment={**self._profile.environment(self._proxy.placeholder), **environment},
         )
         return compose(request, gather([workspace] if workspace else []))
@@ -163,11 +194,14 @@ class NamespaceSandbox:
         *,
         stdin: bytes = b"",
         timeout: float = 60.0,
-        limit: int = 1_000_000,
+        limit: int | None = None,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
     ) -> Completed:
-        """Run one program to its end; of each output stream at most ``limit`` bytes are kept."""
+        """Run one program to its end; of each output stream at most ``limit`` bytes are kept, by default as
+        many as the profile says."""
+        if limit is None:
+            limit = self.plan.limits.value("output", _OUTPUT)
         pairs = [self._pipe() for _ in range(3)]
         (in_read, in_write), (out_read, out_write), (err_read, err_write) = pairs
         ended_read, ended_write = os.pipe2(os.O_CLOEXEC)
@@ -193,6 +227,8 @@ class NamespaceSandbox:
             process.ended.wait(_END_SECONDS)
         fds.close_all([out_read, err_read, ended_read])
         code = process.status if process.status >= 0 else 128 - process.status
+        if in_time and (why := self.ended_by) is not None:
+            return Completed(why.exit_code, outputs[0], outputs[1], timed_out=why.exit_code == 124)
         return Completed(code if in_time else 124, outputs[0], outputs[1], timed_out=not in_time)
 
     def read_file(self, path: str, limit: int = 1_000_000) -> bytes:

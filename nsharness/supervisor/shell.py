@@ -104,13 +104,16 @@ class BoundedOutput:
 class _Bash:
     """One bash process and its five pipes; replaced by a new one when it ends."""
 
-    def __init__(self, hub: Hub, init: InitClient, cwd: str | None, owner: tuple[int, int] | None) -> None:
+    def __init__(
+        self, hub: Hub, init: InitClient, cwd: str | None, owner: tuple[int, int] | None, limit: int
+    ) -> None:
         self._hub = hub
         self.changed = threading.Condition()
         self.ended = False
         self.exit_status = 0
         self.records = bytearray()
-        self.streams = {"stdout": BoundedOutput(), "stderr": BoundedOutput()}
+        self._limit = limit
+        self.streams = self._empty()
         theirs: list[int] = []
         ours: list[int] = []
         try:
@@ -210,8 +213,11 @@ class _Bash:
     def take(self) -> tuple[str, str]:
         """The streams' text so far; what follows belongs to the next command."""
         texts = self.streams["stdout"].text(), self.streams["stderr"].text()
-        self.streams = {"stdout": BoundedOutput(), "stderr": BoundedOutput()}
+        self.streams = self._empty()
         return texts
+
+    def _empty(self) -> dict[str, BoundedOutput]:
+        return {name: BoundedOutput(self._limit) for name in ("stdout", "stderr")}
 
     def close(self) -> None:
         for descriptor in self._open:
@@ -236,9 +242,19 @@ def _pipe(
 
 
 class Shell:
-    """``run(command)`` in the sandbox. One command at a time; callers of other threads wait their turn."""
+    """``run(command)`` in the sandbox. One command at a time; callers of other threads wait their turn.
 
-    def __init__(self, hub: Hub, init: InitClient, owner: tuple[int, int] | None = None) -> None:
+    Of each output stream of a command ``limit`` bytes are kept.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        init: InitClient,
+        owner: tuple[int, int] | None = None,
+        limit: int = OUTPUT_LIMIT,
+    ) -> None:
+        self._limit = limit
         self._hub = hub
         self._init = init
         self._owner = owner
@@ -287,13 +303,13 @@ class Shell:
     def _start(self) -> _Bash:
         try:
             self._bash = None
-            self._bash = _Bash(self._hub, self._init, self._cwd, self._owner)
+            self._bash = _Bash(self._hub, self._init, self._cwd, self._owner, self._limit)
         except NsharnessError:
             if self._cwd is None:
                 raise
             # The directory may be gone: begin where the sandbox begins.
             self._cwd = None
-            self._bash = _Bash(self._hub, self._init, None, self._owner)
+            self._bash = _Bash(self._hub, self._init, None, self._owner, self._limit)
         return self._bash
 
     def _wait(self, bash: _Bash, tag: str, deadline: float) -> ShellResult:
@@ -338,6 +354,8 @@ class Shell:
         cwd = self._cwd or ""
         code = TIMEOUT_CODE if timed_out else bash.exit_status
         note = "[the shell ended with this command; the next one starts a new shell]\n"
+        if (why := self._init.why_ended()) is not None:
+            code, note = why.exit_code, f"[{why}]\n"
         result = _result(bash, code, cwd, timed_out=timed_out, note=note)
         bash.close()
         self._bash = None

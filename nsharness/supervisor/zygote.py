@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nsharness.errors import NsharnessError
@@ -67,12 +68,17 @@ class Zygote:
         reply, descriptors = self._request({"op": "gateway"}, ())
         return GatewayHandle(int(reply["gateway"]), tuple(descriptors))
 
-    def sandbox(self, gateway: GatewayHandle, plan: Plan, control: int) -> InitHandle:
-        """Fork a sandbox that serves the socket ``control``; it is fully confined when this returns."""
+    def sandbox(
+        self, gateway: GatewayHandle, plan: Plan, control: int, groups: Sequence[int] = ()
+    ) -> InitHandle:
+        """Fork a sandbox that serves the socket ``control``; it is fully confined when this returns.
+
+        ``groups`` are descriptors of the control groups' ``cgroup.procs`` that it is to be in.
+        """
         content = fds.memfd("plan", plan.to_json().encode())
         try:
             reply, descriptors = self._request(
-                {"op": "sandbox", "gateway": gateway.number}, (content, control)
+                {"op": "sandbox", "gateway": gateway.number}, (content, control, *groups)
             )
         finally:
             fds.close_all([content])

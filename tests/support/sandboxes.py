@@ -86,6 +86,11 @@ class Box(NamespaceSandbox):
         super().__init__(session, Profile(name="test", **profile), cast(NamespaceProxy, gateway))
         self.gateway = gateway
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The control groups that were made for it."""
+        return self._enforcer.made
+
     def bash(self, script: str, *arguments: str, cleared: bool = False, timeout: float = 60.0) -> Completed:
         """Run a script; ``cleared`` without any environment (K11)."""
         argv = [*(["env", "-i"] if cleared else []), "bash", "-c", script, "bash", *arguments]

@@ -96,6 +96,10 @@ def _dispatch(options: argparse.Namespace) -> int:
             from nsharness.cli.runs import stop
 
             return stop(options)
+        case "gc":
+            from nsharness.cli.gc import gc
+
+            return gc(options)
         case "why":
             from nsharness.cli.why import why
 
@@ -140,6 +144,12 @@ def _parser() -> argparse.ArgumentParser:
 
     stopping = commands.add_parser("stop", help="end a run", allow_abbrev=False)
     stopping.add_argument("run", metavar="RUN", help="its id, or how the id begins")
+
+    collecting = commands.add_parser(
+        "gc", help="remove what killed runs have left behind", allow_abbrev=False
+    )
+    collecting.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    collecting.add_argument("--json", action="store_true", help="as one JSON array")
 
     entering = commands.add_parser(
         "enter", help="run a command in a live sandbox, under the same confinement", allow_abbrev=False

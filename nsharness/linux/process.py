@@ -57,9 +57,10 @@ def set_name(name: str) -> None:
 
 
 def set_title(title: str) -> None:
-    """What ``/proc/PID/cmdline`` and the comm column show, instead of the host's path of the interpreter."""
+    """What ``/proc/PID/cmdline`` and the comm column show, instead of the host's path of the interpreter;
+    of the latter the first word."""
     prctl.set_proctitle(title)
-    prctl.set_name(title[:15])
+    prctl.set_name(title.split(maxsplit=1)[0][:15])
 
 
 def set_capabilities(keep: frozenset[int] = frozenset(), *, inheritable: bool = False) -> None:

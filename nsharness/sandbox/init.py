@@ -85,7 +85,7 @@ def confine(plan: Plan) -> None:
     process.set_no_new_privs()
     process.set_capabilities()
     process.make_undumpable()
-    process.set_title("nsharness-init")
+    process.set_title(f"nsharness-init {plan.sandbox}")
     os.umask(0o022)
     road.check()
 

@@ -19,15 +19,23 @@ from nsharness.errors import NsharnessError
 _ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 _STDERR_TAIL: Final = 2000
 
+RUN_OPTION: Final = "nsharness-run"
+"""Option of the interpreter (``-X``) by which a helper process names its run."""
+
 
 class Child:
     """A running helper. Its standard error is kept in memory for the case that it dies unexpectedly."""
 
-    def __init__(self, module: str, arguments: Sequence[str], descriptors: Sequence[int]) -> None:
+    def __init__(
+        self, module: str, arguments: Sequence[str], descriptors: Sequence[int], *, run: str = ""
+    ) -> None:
         self.module = module
         self._stderr = os.memfd_create(f"{module}-stderr", os.MFD_CLOEXEC)
         # Under sudo no root-owned bytecode may appear in a user's checkout.
         flags = ["-I", "-B"] if os.geteuid() == 0 else ["-I"]
+        # By this it is found when it is left behind; an option of the interpreter, so that no program has to
+        # know of it.
+        flags += ["-X", f"{RUN_OPTION}={run}"] if run else []
         try:
             self._process = subprocess.Popen(
                 [sys.executable, *flags, "-m", module, *arguments],

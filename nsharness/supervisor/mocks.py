@@ -40,7 +40,12 @@ class MockServices:
             options = ("--listen-fd", "--tokens-fd", "--events-fd")
             arguments = [str(word) for pair in zip(options, numbers, strict=True) for word in pair]
             try:
-                self._child = Child("nsharness_mocks", [*arguments, *self._session.drop_arguments], numbers)
+                self._child = Child(
+                    "nsharness_mocks",
+                    [*arguments, *self._session.drop_arguments],
+                    numbers,
+                    run=self._session.run.id,
+                )
             except BaseException:
                 ours.close()
                 raise

@@ -118,7 +118,9 @@ class NamespaceProxy:
                 "--credentials-fd": self._credentials.descriptor,
             }
             arguments = [str(word) for pair in numbers.items() for word in pair]
-            self._child = Child("nsharness_proxy", arguments, list(numbers.values()))
+            self._child = Child(
+                "nsharness_proxy", arguments, list(numbers.values()), run=self._session.run.id
+            )
         child = self._child
         self._channel = Channel(self._session.hub, ours, self._on_event, lambda: self._on_end(child))
         drop = self._session.identity.drop_to

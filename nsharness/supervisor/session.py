@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from contextlib import ExitStack
 from types import TracebackType
 
+from nsharness.errors import NsharnessError
 from nsharness.linux.identity import Identity, current
+from nsharness.supervisor.claim import claim, release
 from nsharness.supervisor.console import Reporter, Silent
 from nsharness.supervisor.hub import Hub
+from nsharness.supervisor.orphans import collect
 from nsharness.supervisor.state import RunDirectory, create_run
 from nsharness.supervisor.zygote import Zygote
 
@@ -30,10 +34,12 @@ class Session:
     def __enter__(self) -> Session:
         self.run: RunDirectory = create_run(self.identity, self._name)
         try:
+            self._stack.callback(release, self.run, claim(self.run))
             self.hub: Hub = self._stack.enter_context(Hub(self._on_error))
             # Its imports take longer than everything else before the sandbox starts: begin with it.
-            self._zygote = Zygote(self.hub)
+            self._zygote = Zygote(self.hub, self.run.id)
             self._stack.callback(self._zygote.close)
+            self._collect()
         except BaseException:
             self._stack.close()
             raise
@@ -56,6 +62,12 @@ class Session:
         """What tells a helper program, as arguments, which user to become."""
         drop = self.identity.drop_to
         return [] if drop is None else ["--uid", str(drop[0]), "--gid", str(drop[1])]
+
+    def _collect(self) -> None:
+        """Clear away what killed runs have left. That it cannot be done keeps no run from starting."""
+        with contextlib.suppress(OSError, NsharnessError):
+            for run in {orphan.run for orphan in collect(self.identity, everything=False) if orphan.gone}:
+                self.reporter.line("nsharness", f"removed what run {run} had left behind")
 
     def _on_error(self, error: BaseException) -> None:
         self.reporter.line("nsharness", f"internal error: {type(error).__name__}: {error}")

@@ -35,13 +35,13 @@ class InitHandle:
 class Zygote:
     """Starts with the first use; ends, and all its sandboxes with it, when closed."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, run: str = "") -> None:
         ours, theirs = fds.message_pair()
         self._ready = threading.Event()
         self._failure: NsharnessError | None = None
         with theirs:
             number = theirs.fileno()
-            self._child = Child("nsharness.sandbox.zygote", ["--control-fd", str(number)], [number])
+            self._child = Child("nsharness.sandbox.zygote", ["--control-fd", str(number)], [number], run=run)
         self._channel = Channel(hub, ours, self._on_event, self._on_end)
 
     @property

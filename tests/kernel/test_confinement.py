@@ -262,7 +262,7 @@ def test_no_command_line_or_name_tells_where_nsharness_lives(box: Box) -> None:
     text = box.out("cat /proc/[0-9]*/{cmdline,comm,stat,cgroup} /proc/[0-9]*/task/*/comm | tr '\\0' ' '")
     for secret in (sys.executable, sys.prefix, sys.base_prefix, str(Path.cwd()), "zygote", "python"):
         assert secret not in text
-    assert box.out("tr -d '\\0' < /proc/1/cmdline").strip() == "nsharness-init"
+    assert box.out("tr -d '\\0' < /proc/1/cmdline").strip() == f"nsharness-init {box.id}"
 
 
 def test_only_the_sandboxes_own_processes_are_there(box: Box) -> None:

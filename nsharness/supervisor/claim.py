@@ -1,0 +1,99 @@
+"""The sign that a run lives: a file in its folder that its supervisor holds locked (flock(2)).
+
+A lock ends with its process, however that ends, and cannot be mistaken for that of a later process with the
+same pid. It is not handed on to any child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+from nsharness.errors import NsharnessError
+from nsharness.supervisor.state import RunDirectory
+
+LIVE: Final = "live"
+_NEW: Final = "live.new"
+_FRESH_SECONDS: Final = 60.0
+
+
+def claim(run: RunDirectory) -> int:
+    """Say that the run lives, until the descriptor is closed or this process ends.
+
+    ``NsharnessError`` where the file system cannot lock: what a killed run left would never be found.
+    """
+    try:
+        return _locked(run)
+    except OSError as error:
+        raise NsharnessError(
+            f"cannot lock {run.path / LIVE}",
+            why=error.strerror or str(error),
+            hint="set XDG_STATE_HOME to a directory on a local file system",
+        ) from error
+
+
+def _locked(run: RunDirectory) -> int:
+    with run.identity.files():
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(run.path / _NEW, flags, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            os.write(descriptor, f"{os.getpid()}\n".encode())  # for people
+            # Under its name only when it is locked: otherwise somebody could take us for dead.
+            (run.path / _NEW).rename(run.path / LIVE)
+        except BaseException:
+            os.close(descriptor)
+            raise
+    return descriptor
+
+
+def release(run: RunDirectory, descriptor: int) -> None:
+    """The run is over, and nothing of it is left."""
+    with run.identity.files(), contextlib.suppress(OSError):
+        (run.path / LIVE).unlink(missing_ok=True)
+    os.close(descriptor)
+
+
+def claim_dead(run: RunDirectory) -> int | None:
+    """The claim of a run whose supervisor is gone without having said so; None for every other run.
+
+    As long as the descriptor is open nobody else gets it.
+    """
+    with run.identity.files():
+        for name in (LIVE, _NEW):
+            path = run.path / name
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            except OSError:
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(descriptor)
+                return None
+            # Somebody else may have cleared it away between the two, and the new one is about to be locked.
+            if _is_still(descriptor, path) and (name == LIVE or _age(descriptor) > _FRESH_SECONDS):
+                return descriptor
+            os.close(descriptor)
+    return None
+
+
+def traces(run: RunDirectory) -> tuple[Path, ...]:
+    """Files of a claim that are there."""
+    return tuple(run.path / name for name in (_NEW, LIVE) if os.path.lexists(run.path / name))
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    try:
+        there, ours = path.lstat(), os.fstat(descriptor)
+    except OSError:
+        return False
+    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+
+
+def _age(descriptor: int) -> float:
+    return time.time() - os.fstat(descriptor).st_ctime

@@ -19,6 +19,10 @@ from typing import Any
 import pytest
 
 from nsharness.errors import NsharnessError
+from nsharness.linux import cgroups
+from nsharness.linux.identity import current
+from nsharness.plan.limits import group_name
+from nsharness.supervisor.orphans import Orphan, collect
 from nsharness.supervisor.session import Session
 from tests.support.descriptors import open_now
 from tests.support.held import HOSTILE
@@ -101,6 +105,12 @@ def hold(short_tmp: Path) -> Iterator[Callable[..., Held]]:
     yield start_one
     for process in started:
         close(process)
+    collect_all(short_tmp)
+
+
+def collect_all(state: Path) -> list[Orphan]:
+    """What ``nsharness gc`` finds there; a killed supervisor cannot tidy up after itself."""
+    return collect(current(), everything=False, environ={"XDG_STATE_HOME": str(state)})
 
 
 def leave(held: Held) -> None:
@@ -163,6 +173,52 @@ def test_a_zygote_that_hangs_keeps_nothing_alive(hold: Callable[..., Held]) -> N
     eventually(held.all_gone)
 
 
+def test_what_a_killed_supervisor_leaves_is_found_and_removed(
+    hold: Callable[..., Held], short_tmp: Path
+) -> None:
+    held = hold("--hostile")
+    assert collect_all(short_tmp) == []  # it lives
+    assert all(map(alive, held.pids))
+    held.process.kill()
+    held.process.wait(DEADLINE)
+    eventually(held.all_gone)
+    (run,) = (path.name for path in short_tmp.glob("nsharness/runs/*"))
+    groups = list(cgroups.named(group_name(run)))
+    left = collect_all(short_tmp)
+    assert {orphan.kind for orphan in left} == {"file", "record", *(["group"] if groups else [])}
+    assert all(orphan.gone for orphan in left)
+    assert list(cgroups.named(group_name(run))) == []
+    assert collect_all(short_tmp) == []
+
+
+def test_the_next_start_removes_it_too(hold: Callable[..., Held], short_tmp: Path) -> None:
+    held = hold()
+    held.process.kill()
+    held.process.wait(DEADLINE)
+    eventually(held.all_gone)
+    (run,) = short_tmp.glob("nsharness/runs/*")
+    assert (run / "live").exists()
+    with opened_session(short_tmp):
+        pass
+    assert json.loads((run / "result.json").read_text())["error"] == "its supervisor was killed"
+    assert not (run / "live").exists()
+
+
+def test_processes_that_were_stopped_before_they_could_end_are_ended(
+    hold: Callable[..., Held], short_tmp: Path
+) -> None:
+    """Zygote and first process watch their supervisor, but a stopped process sees nothing."""
+    held = hold("--hostile")
+    for pid in (held.zygote, held.init):
+        os.kill(pid, signal.SIGSTOP)
+    held.process.kill()
+    held.process.wait(DEADLINE)
+    assert all(map(alive, [held.zygote, held.init]))
+    assert len(held.find_inside()) >= 3  # without those whose pipes have broken
+    collect_all(short_tmp)
+    eventually(held.all_gone)
+
+
 def test_nothing_but_records_is_left_in_the_state_directory(
     hold: Callable[..., Held], short_tmp: Path
 ) -> None:
@@ -187,7 +243,11 @@ def at_step(state: Path, what: str, step: int) -> None:
         assert process.returncode in HAPPENINGS[what], (step, complaint)
         # Found by the mark that every process started here carries.
         eventually(lambda: not [pid for pid in marked_like(os.getpid()) - {os.getpid()} if alive(pid)])
-        assert not [path for path in state.rglob("*") if path.is_socket() or path.name.startswith(".")]
+        left = collect_all(state)
+        assert all(orphan.gone for orphan in left)
+        assert left == [] or what == "kill", (step, left)
+        files = {path.name for path in state.rglob("*") if not path.is_dir()}
+        assert files <= {"audit.jsonl", "result.json"}, (step, files)
     finally:
         close(process)
 

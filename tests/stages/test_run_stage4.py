@@ -254,8 +254,10 @@ def test_however_it_ends_nothing_of_it_is_left(
     for descriptor in watched:
         assert select.select([descriptor], [], [], 10)[0], "a process outlives its run"
         os.close(descriptor)
-    if number != signal.SIGKILL:
-        assert not list(program.state.rglob("control"))
+    left = json.loads(program("gc", "--json").stdout)
+    assert all(orphan["gone"] for orphan in left)
+    assert bool(left) == (number == signal.SIGKILL)
+    assert not list(program.state.rglob("control"))
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
-"""What a test made and did not clear away: processes, mounts, links, open namespaces, temporary files."""
+"""What a test made and did not clear away: processes, mounts, links, namespaces, control groups, files."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from nsharness.linux import cgroups
+from nsharness.plan.limits import group_name
 from tests.support import processes, waiting
 
 
@@ -19,6 +22,7 @@ class Surroundings:
     links: frozenset[str]
     descriptors: frozenset[str]
     files: frozenset[str]
+    groups: frozenset[str]
 
     def since(self, before: Surroundings) -> list[str]:
         """What has come since ``before``, a line each."""
@@ -37,6 +41,7 @@ def surroundings(temporary: Path) -> Surroundings:
         links=frozenset(_names("/sys/class/net")),
         descriptors=frozenset(_descriptors()),
         files=frozenset(_names(temporary)),
+        groups=frozenset(_empty_groups()),
     )
 
 
@@ -63,6 +68,15 @@ def _processes() -> frozenset[str]:
     ours = processes.descendants(os.getpid()) | processes.marked_like(os.getpid()) - {os.getpid()}
     found = (processes.process(pid) for pid in ours)
     return frozenset(f"{each.pid} {each.name} ({each.started})" for each in found if each and not each.dead)
+
+
+def _empty_groups() -> list[str]:
+    """Control groups of sandboxes that are over. One that is not has processes, also a neighbour's."""
+    found = []
+    for path in cgroups.named(group_name("")):
+        with contextlib.suppress(OSError):
+            found += [] if cgroups.processes(path) else [path]
+    return found
 
 
 def _names(folder: Path | str) -> list[str]:

@@ -7,11 +7,14 @@ import json
 from typing import Any
 
 from nsharness.cli.profiles import Chosen, choose
+from nsharness.errors import NsharnessError
 from nsharness.policy.load import upstream_authorities
 from nsharness.policy.model import Policy, Rule
+from nsharness.policy.profile import Profile
 from nsharness.policy.request import DEFAULT_PORTS
 from nsharness.policy.route import Tunnel, route
 from nsharness.policy.units import size_text
+from nsharness.supervisor.limits import plan_limits
 
 
 def check(options: argparse.Namespace) -> int:
@@ -55,6 +58,7 @@ def _object(chosen: Chosen, policy: Policy) -> dict[str, Any]:
         "upstreams": upstreams,
         "upstream_ca": chosen.profile.upstream_ca,
         "environment": sorted(chosen.profile.env),
+        "limits": {k: v for k, v in chosen.profile.limits.values().items() if v is not None},
     }
 
 
@@ -70,12 +74,23 @@ def _lines(chosen: Chosen, policy: Policy) -> list[str]:
         lines.append(f"upstream {name}: {where}")
     if profile.upstream_ca is not None:
         lines.append(f"upstream_ca: {profile.upstream_ca}")
+    lines += _limits(profile)
     for variable, text in profile.env.items():
         lines.append(f"env {variable}: {'a placeholder' if '{{' in text else 'set'}")
     if any(rule.secrets for rule in policy.rules):
         stray = "denied" if policy.stray_placeholders == "block" else "left as they are"
         lines.append(f"placeholders elsewhere: {stray}")
     return lines
+
+
+def _limits(profile: Profile) -> list[str]:
+    """What the profile asks for and what enforces it on this machine, or that nothing does."""
+    if not profile.limits.model_fields_set:
+        return []
+    try:
+        return [limit.describe() for limit in plan_limits(profile.limits.values()).limits]
+    except NsharnessError as error:
+        return [f"limits: {error}"]
 
 
 def _rule(policy: Policy, rule: Rule) -> list[str]:

@@ -171,6 +171,9 @@ class NamespaceSandbox:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+        for hit in self.limits_hit:
+            if not hit.ended:
+                self._session.reporter.line("sandbox", hit.describe())
 
     def spawn(
         self,

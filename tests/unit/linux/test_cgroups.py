@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,6 +107,32 @@ def test_controllers_are_switched_on_before_a_group_is_made(tmp_path: Path) -> N
 )
 def test_kernels_that_count_processes_for_each_namespace(release: str, counts: bool) -> None:
     assert cgroups.nproc_counts_namespaces(release) is counts
+
+
+@pytest.mark.root
+def test_a_group_is_made_entered_emptied_and_removed() -> None:
+    """Really, in the tree of version 2, which needs no controller for that."""
+    tree = next((tree for tree in cgroups.hierarchies() if tree.version == 2), None)
+    if tree is None or not os.access(tree.own, os.W_OK):
+        pytest.skip("no group of cgroup version 2 can be made here")
+    path = f"{tree.own}/nsharness-test-{os.getpid()}.x"
+    descriptor = cgroups.make(path, 2, (), [("cgroup.max.depth", "0")])
+    program = f"import os, sys; os.write({descriptor}, b'0'); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-I", "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=[descriptor],
+    ) as process:
+        os.close(descriptor)
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert cgroups.processes(path) == [process.pid]
+        assert not cgroups.remove(path, 0.05)
+        cgroups.kill(path)
+        assert process.wait(10) == -9
+    assert cgroups.remove(path)
+    assert not Path(path).exists()
 
 
 def test_removing_what_is_not_there_is_no_error(tmp_path: Path) -> None:

@@ -65,18 +65,36 @@ def collect(
     # Looked at once, and only when some run is dead.
     processes, groups = cache(_processes), cache(_groups)
     found: list[Orphan] = []
+    living: set[str] = set()
     for run in runs:
         descriptor = claim_dead(run)
         if descriptor is not None:
             try:
-                found += [_act(orphan, action, dry_run) for orphan, action in _of_run(run, processes, groups)]
+                found += _collect_run(run, processes, groups, dry_run)
             finally:
                 os.close(descriptor)
+        elif traces(run):
+            living.add(run.id)
     if everything:
-        known = {run.id for run in runs}
         for identifier, paths in groups().items():
-            for path in [] if identifier in known else filter(_is_abandoned, paths):
+            for path in [] if identifier in living else filter(_is_abandoned, paths):
                 found.append(_act(Orphan(identifier, "group", path), partial(_ungroup, path), dry_run))
+    return found
+
+
+def _collect_run(
+    run: RunDirectory,
+    processes: Callable[[], Mapping[str, list[int]]],
+    groups: Callable[[], Mapping[str, list[str]]],
+    dry_run: bool,
+) -> list[Orphan]:
+    found = [_act(orphan, action, dry_run) for orphan, action in _of_run(run, processes, groups)]
+    # As long as its claim is there, what could not be done is done again.
+    if dry_run or all(orphan.gone for orphan in found):
+        found += [
+            _act(Orphan(run.id, "file", trace.name), partial(_unlink, run, trace), dry_run)
+            for trace in traces(run)
+        ]
     return found
 
 
@@ -104,9 +122,6 @@ def _of_run(
             yield Orphan(run.id, "file", name), partial(_unlink, run, run.path / name)
     if not os.path.lexists(run.path / "result.json"):
         yield Orphan(run.id, "record", "result.json"), partial(_mark_ended, run)
-    # Last: as long as it is there, what was interrupted is done again.
-    for trace in traces(run):
-        yield Orphan(run.id, "file", trace.name), partial(_unlink, run, trace)
 
 
 def _mark_ended(run: RunDirectory) -> bool:

@@ -164,6 +164,7 @@ def test_what_failed_is_done_again_the_next_time(
         patch.setattr(orphans, "_unlink", refuse)
         patch.setattr(orphans, "_mark_ended", refuse)
         assert not any(each.gone for each in collect(identity))
+        assert "live" in names(run)
     assert all(each.gone for each in collect(identity))
 
 
@@ -253,6 +254,19 @@ def test_control_groups_of_dead_runs_are_removed(run: RunDirectory, identity: Id
         f"nsharness-{name}" for name in sorted([f"{living.id}.1", "other-0123.1"])
     ]
     release(living, descriptor)
+
+
+def test_an_old_and_empty_group_of_a_run_that_has_ended_goes_too(
+    run: RunDirectory, identity: Identity, tree: Path
+) -> None:
+    """A run through sudo whose claim its user has cleared away, who may not remove root's groups."""
+    group = tree / f"nsharness-{run.id}.1"
+    group.mkdir()
+    os.utime(group, (1, 1))
+    descriptor = claim(run)
+    assert collect(identity) == []
+    release(run, descriptor)
+    assert [each.gone for each in collect(identity)] == [True]
 
 
 def test_an_old_and_empty_group_of_nobody_goes_too(identity: Identity, tree: Path) -> None:

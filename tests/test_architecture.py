@@ -17,6 +17,7 @@ CONFINED = {
     "pydantic": [
         "nsharness.policy.commandline",
         "nsharness.policy.profile",
+        "nsharness.policy.resources",
         "nsharness.policy.load",
         "nsharness.policy.schema",
         "nsharness.agent",

@@ -12,7 +12,8 @@ import pytest
 
 from nsharness.linux.probe import REQUIRED
 from nsharness.policy.load import load_profile
-from nsharness.policy.profile import LimitSettings, Profile, SandboxProxyRule
+from nsharness.policy.profile import Profile, SandboxProxyRule
+from nsharness.policy.resources import LimitSettings
 from nsharness.policy.schema import schema_table
 
 ROOT = Path(__file__).resolve().parent.parent

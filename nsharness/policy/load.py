@@ -15,7 +15,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from nsharness.errors import NsharnessError
-from nsharness.policy.profile import LimitSettings, Profile, ProxySettings, SandboxProxyRule
+from nsharness.policy.profile import Profile, ProxySettings, SandboxProxyRule
+from nsharness.policy.resources import LimitSettings
 
 MAX_BYTES = 1 << 20
 """A profile is written by people; a file beyond this size is something else."""

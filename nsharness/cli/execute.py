@@ -67,15 +67,21 @@ def execute(options: argparse.Namespace) -> int:
     ):
         code, in_time = _run(sandbox, relay, _argv(options), environment, options.timeout)
         session.hub.flush()
+        over = sandbox.ended_by  # A limit of the profile, which the program's own end only follows from.
+        code = code if over is None else over.exit_code
         result = {
             "run": session.run.id,
             "exit_code": code,
-            "timed_out": not in_time,
+            "timed_out": not in_time or code == _TIMED_OUT,
             "seconds": round(time.monotonic() - started, 3),
+            "limits_hit": [hit.to_record() for hit in sandbox.limits_hit],
+            **({} if over is None else {"error": str(over)}),
         }
         session.run.write_result(result)
     if outputs is not None:
         _print_json(result, outputs, denials)
+    elif over is not None:
+        raise over
     return code
 
 

@@ -138,6 +138,15 @@ def test_after_its_time_everything_is_gone(program: Program) -> None:
     assert (result["timed_out"], result["stdout"]) == (True, "begun\n")
 
 
+def test_a_limit_that_ends_it_is_said_and_is_the_exit_code(program: Program, short_tmp: Path) -> None:
+    (short_tmp / "profile.toml").write_text("limits = { wall = 0.5 }\n")
+    profile = str(short_tmp / "profile.toml")
+    done = program("exec", "--profile", profile, "--", "sleep", "1000")
+    assert done.returncode == 124
+    assert "limits.wall" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_what_was_denied_is_in_the_result(program: Program) -> None:
     done = program("exec", "--json", "--", "curl", "-s", "-o", "/dev/null", "http://example.com/x")
     (denied,) = json.loads(done.stdout)["denied"]

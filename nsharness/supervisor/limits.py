@@ -140,21 +140,20 @@ class Enforcer:
     def _end(self, limit: Limit, pidfd: int) -> None:
         with self._lock:
             # The descriptor is open as long as the sandbox is not over.
-            if self._over or not self._note(limit):
+            if self._over:
                 return
+            self._note(limit)
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
-    def _note(self, limit: Limit) -> bool:
+    def _note(self, limit: Limit) -> None:
         """Under the lock: the first limit that was hit is the one that counts."""
-        if self._fatal is not None:
-            return False
-        self._fatal = Hit(limit.name, limit.text, ended=True)
-        self._on_hit(self._fatal)
-        return True
+        if self._fatal is None:
+            self._fatal = Hit(limit.name, limit.text, ended=True)
+            self._on_hit(self._fatal)
 
     def cause(self) -> Hit | None:
-        """Why the sandbox has ended, if a limit was the reason. Asked when its end has been seen."""
+        """The limit because of which the sandbox has ended, or is about to."""
         with self._lock:
             group, limit = self._group_of("memory"), self._plan.of("memory")
             if self._fatal is None and group is not None and limit is not None:

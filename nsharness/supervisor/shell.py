@@ -286,7 +286,12 @@ class Shell:
                 result = self._wait(bash, tag, deadline)
             else:
                 result = self._give_up(bash, timed_out=not bash.ended)
-            return replace(result, stderr=note + result.stderr)
+            result = replace(result, stderr=note + result.stderr)
+            # Also when the command seems to have ended in order: it may be a process in the middle of it that
+            # was killed, and the rest follows.
+            if (why := self._init.why_ended()) is not None:
+                result = replace(result, exit_code=why.exit_code, stderr=f"{result.stderr}[{why}]\n")
+            return result
 
     def _current(self) -> tuple[_Bash, str]:
         """The shell that the next command goes to, and what its user must know about it."""
@@ -354,8 +359,7 @@ class Shell:
         cwd = self._cwd or ""
         code = TIMEOUT_CODE if timed_out else bash.exit_status
         note = "[the shell ended with this command; the next one starts a new shell]\n"
-        if (why := self._init.why_ended()) is not None:
-            code, note = why.exit_code, f"[{why}]\n"
+        note = "" if self._init.why_ended() is not None else note
         result = _result(bash, code, cwd, timed_out=timed_out, note=note)
         bash.close()
         self._bash = None

@@ -19,6 +19,7 @@ from nsharness.policy.units import Rate, parse_duration, parse_size, size_text
 
 _PROFILE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
 _RULE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_LONGEST = 366 * 86_400.0
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -77,8 +78,8 @@ def at_least_bytes(lowest: int) -> Callable[[str | int], str | int]:
 
 
 def duration(value: str | float) -> str | float:
-    if parse_duration(value if isinstance(value, str) else f"{value:.3f}") <= 0:
-        raise ValueError("a time is longer than nothing")
+    if not 0 < parse_duration(value if isinstance(value, str) else f"{value:.3f}") <= _LONGEST:
+        raise ValueError("a time is longer than nothing and no more than a year")
     return value
 
 

@@ -7,6 +7,7 @@ and no sandbox, which is tested too.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import pytest
 from nsharness.errors import NsharnessError
 from nsharness.linux import cgroups
 from nsharness.plan.limits import group_name
+from nsharness.supervisor.console import Console
 from nsharness.supervisor.limits import facts
 from nsharness.supervisor.session import Session
 from tests.support.processes import alive, descendants
@@ -79,6 +81,18 @@ def test_a_fork_bomb_harms_nobody_and_ends_with_its_sandbox(session: Session) ->
         assert most < 60
         with opened_box(session) as other:
             assert other.out("echo as ever") == "as ever"
+
+
+def test_what_was_refused_is_counted_and_told(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not has("pids"):
+        pytest.skip("RLIMIT_NPROC counts no refusals")
+    stream = io.StringIO()
+    monkeypatch.setattr(session, "reporter", Console(stream))
+    with limited(session, pids=20) as box:
+        box.shell.run("for i in {1..30}; do (sleep 60 &) ; done 2>/dev/null", 0.5)
+    (hit,) = box.limits_hit
+    assert (hit.name, hit.ended, hit.count > 0) == ("pids", False, True)
+    assert f"limits.pids = 20 was reached {hit.count} times" in stream.getvalue()
 
 
 def test_processes_of_one_sandbox_do_not_count_in_another(session: Session) -> None:
@@ -202,7 +216,11 @@ def test_no_more_of_the_processor_than_the_limit(session: Session, cores: float,
 # --- time and output ----------------------------------------------------------------------------------------
 
 
-def test_when_its_time_is_over_a_sandbox_ends(session: Session) -> None:
+def test_when_its_time_is_over_a_sandbox_ends_and_says_so(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(session, "reporter", Console(stream))
     with limited(session, wall=0.3) as box:
         begun = time.monotonic()
         result = box.shell.run("trap '' TERM; sleep 60")
@@ -212,6 +230,7 @@ def test_when_its_time_is_over_a_sandbox_ends(session: Session) -> None:
             box.run(["true"])
         assert raised.value.exit_code == 124
     assert [hit.name for hit in box.limits_hit] == ["wall"]
+    assert stream.getvalue().count("Ended (its time is over: limits.wall = 0.3 s)\n") == 1
 
 
 def test_a_program_that_runs_when_the_time_is_over_timed_out(session: Session) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nsharness.cli import main
+from nsharness.plan.limits import LimitFacts
 from nsharness.policy.load import load_profile
 from nsharness.policy.model import Policy
 
@@ -50,6 +51,24 @@ def _this_process_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     """``main`` makes its process undumpable and takes its signals; here it is pytest's."""
     monkeypatch.setattr("nsharness.linux.process.make_undumpable", lambda: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+
+def test_limits_are_shown_with_what_enforces_them(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = PROFILE + '\n[limits]\nmemory = "1GiB"\nwall = 90\n'
+    (folder / "nsharness.toml").write_text(text)
+    here = LimitFacts(unified="/cg", unified_controllers=frozenset({"memory"}))
+    monkeypatch.setattr("nsharness.supervisor.limits.facts", lambda: here)
+    assert main(["check"]) == 0
+    shown = capsys.readouterr().out
+    assert "limit      memory 1GiB (cgroup2)\n" in shown
+    assert "limit      wall 90 s (supervisor)\n" in shown
+    monkeypatch.setattr("nsharness.supervisor.limits.facts", LimitFacts)
+    assert main(["check"]) == 0
+    assert "limits: cannot enforce limits.memory = 1GiB: " in capsys.readouterr().out
+    assert main(["check", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["limits"]["memory"] == 1 << 30
 
 
 @pytest.fixture

@@ -51,6 +51,7 @@ def test_times(text: str, seconds: float) -> None:
         ("cpu = 0", "greater than or equal to 0.01"),
         ("cpu = nan", "greater than or equal to 0.01"),
         ("wall = 0", "longer than nothing"),
+        ('wall = "999999d"', "no more than a year"),
         ('wall = "3 weeks"', "not a number of seconds"),
         ("wall = inf", "not a number of seconds"),
         ("open_files = 16", "greater than or equal to 256"),

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from nsharness.cli import main
+from nsharness.cli import _parser
+from nsharness.cli.gc import gc
 from nsharness.errors import NsharnessError
 from nsharness.linux import cgroups
 from nsharness.linux.identity import Identity, current
@@ -292,19 +293,24 @@ def test_a_group_with_processes_of_somebody_else_is_kept(
     assert orphans._holds_only(str(tree), Identity(True, 0, 0, "root", Path("/"), 4242, 4242))
 
 
+def command(*options: str) -> int:
+    """Without the frame around it, which takes the process's signals."""
+    return gc(_parser().parse_args(["gc", *options]))
+
+
 # --- the command --------------------------------------------------------------------------------------------
 
 
 def test_the_command_shows_and_does_it(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     die(run)
-    assert main(["gc", "--dry-run", "--json"]) == 0
+    assert command("--dry-run", "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown[0] == {"run": run.id, "kind": "file", "name": "control", "gone": False}
-    assert main(["gc"]) == 0
+    assert command() == 0
     out = capsys.readouterr().out
     assert f"removed file control of run {run.id}\n" in out
     assert f"marked as ended run {run.id}\n" in out
-    assert main(["gc"]) == 0
+    assert command() == 0
     assert capsys.readouterr().out == "nothing was left behind\n"
 
 
@@ -313,7 +319,7 @@ def test_what_cannot_be_removed_is_a_failure(
 ) -> None:
     die(run)
     monkeypatch.setattr(orphans, "_unlink", lambda *_: False)
-    assert main(["gc"]) == 1
+    assert command() == 1
     assert f"cannot remove file control of run {run.id}" in capsys.readouterr().out
 
 

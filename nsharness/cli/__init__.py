@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from nsharness.errors import NsharnessError
+from nsharness.errors import ASK_DOCTOR, NsharnessError
 
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -25,6 +25,12 @@ class Interrupted(BaseException):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code: the workload's own, or 124 to 127 as env(1) uses them."""
+    if sys.version_info < (3, 12):  # noqa: UP036 - started by another interpreter than it was installed for
+        print(
+            f"nsharness: Python {sys.version.split()[0]} is too old (use CPython 3.12 or newer)",
+            file=sys.stderr,
+        )
+        return 125
     options = _parser().parse_args(arguments)
     for number in _ENDING_SIGNALS:
         signal.signal(number, _interrupt)
@@ -37,6 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except Interrupted as interrupted:
         return 128 + interrupted.number
+    except ImportError as error:
+        # Half an installation, or a library of the system's that is not there.
+        print(
+            f"nsharness: {NsharnessError('cannot load a library', why=str(error), hint=ASK_DOCTOR)}",
+            file=sys.stderr,
+        )
+        return 125
     except BrokenPipeError:
         # Whoever read our output has gone; nothing more can be said there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -51,6 +64,11 @@ def _interrupt(number: int, _: FrameType | None) -> NoReturn:
 
 
 def _dispatch(options: argparse.Namespace) -> int:
+    if options.command == "doctor":
+        # Before anything that needs python-prctl: whether that loads is one of the questions.
+        from nsharness.cli.doctor import doctor
+
+        return doctor(options)
     from nsharness.linux.process import make_undumpable
 
     make_undumpable()
@@ -119,7 +137,19 @@ def _parser() -> argparse.ArgumentParser:
     entering.add_argument("run", metavar="RUN", help="its id, or how the id begins")
     entering.add_argument("argv", metavar="CMD", nargs="+", help="after --: the command and its arguments")
     _add_policy(commands)
+    _add_doctor(commands)
     return parser
+
+
+def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser(
+        "doctor", help="say what this machine allows, and what to do about the rest", allow_abbrev=False
+    )
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="as one JSON object")
+    output.add_argument(
+        "--apparmor-profile", action="store_true", help="print a profile that allows user namespaces"
+    )
 
 
 def _add_policy(commands: argparse._SubParsersAction[_Parser]) -> None:

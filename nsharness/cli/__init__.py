@@ -173,6 +173,14 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     running.add_argument("--model", help="scripted (offline, the default), or for instance anthropic:NAME")
     running.add_argument("--out", metavar="DIR", help="copy the summary there")
     running.add_argument("--hold", action="store_true", help="keep the sandbox alive afterwards")
+    add_user(running)
+
+
+def add_user(parser: argparse.ArgumentParser) -> None:
+    """The option with which root chooses the workload's user."""
+    parser.add_argument(
+        "--user", metavar="U", help="as root: run the workload as this user (NAME, UID, UID:GID)"
+    )
 
 
 def _add_secret(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     from nsharness.stages import stage4
     from nsharness.stages.stage4.flow import run_stage4
 
-    identity = current()
+    identity = current(user=options.user)
     out = _output_folder(options.out, identity)
     profile = stage4.load()
     check_model(options.model or profile.model)

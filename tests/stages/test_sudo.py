@@ -103,15 +103,14 @@ def test_the_user_reaches_a_run_that_root_started_for_them(account: pwd.struct_p
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-@pytest.mark.parametrize("value", ["ada", "-1", "4294967295", ""])
-def test_a_sudo_uid_that_is_none_starts_nothing(value: str, private_home: Path) -> None:
+@pytest.mark.parametrize(
+    ("value", "arguments"), [("ada", ["run", "stage4"]), ("-1", ["ps"]), ("", ["secret", "list"])]
+)
+def test_a_sudo_uid_that_is_none_starts_nothing(value: str, arguments: list[str], private_home: Path) -> None:
     environment = {"PATH": os.environ["PATH"], "HOME": str(private_home), "SUDO_UID": value}
-    for arguments in (["run", "stage4"], ["ps"], ["secret", "list"]):
-        done = subprocess.run(
-            [*COMMAND, *arguments], capture_output=True, text=True, env=environment, timeout=60
-        )
-        assert (done.returncode, len(done.stderr.splitlines())) == (125, 1), done
-        assert done.stderr.startswith("nsharness: SUDO_UID is no id")
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=environment, timeout=60)
+    assert (done.returncode, len(done.stderr.splitlines())) == (125, 1), done
+    assert done.stderr.startswith("nsharness: SUDO_UID is no id")
     assert list(private_home.iterdir()) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 125
+    _leave_no_bytecode_of_root()
     options = _parser().parse_args(arguments)
     for number in _ENDING_SIGNALS:
         signal.signal(number, _interrupt)
@@ -54,6 +56,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone; nothing more can be said there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+
+
+def _leave_no_bytecode_of_root() -> None:
+    """Root in somebody else's installation writes no bytecode there: its owner could not remove it again.
+
+    What the imports before this line have written already is given to the owner of the source.
+    """
+    if os.geteuid() != 0:
+        return
+    from pathlib import Path
+
+    if Path(__file__).stat().st_uid == Path(os.__file__).stat().st_uid == 0:
+        return
+    sys.dont_write_bytecode = True
+    for module in list(sys.modules.values()):
+        spec = getattr(module, "__spec__", None)
+        source, bytecode = getattr(spec, "origin", None), getattr(spec, "cached", None)
+        if not isinstance(source, str) or not isinstance(bytecode, str):
+            continue
+        with contextlib.suppress(OSError):
+            owner = Path(source).stat()
+            for path in (Path(bytecode), Path(bytecode).parent):
+                if path.lstat().st_uid == 0 != owner.st_uid:
+                    os.lchown(path, owner.st_uid, owner.st_gid)
 
 
 def _interrupt(number: int, _: FrameType | None) -> NoReturn:

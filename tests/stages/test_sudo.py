@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import nsharness
 from tests.support.processes import descendants
 from tests.support.program import Program, Running
 
@@ -162,3 +163,27 @@ def test_a_program_with_the_setuid_bit_is_refused(account: pwd.struct_passwd, pr
     interpreter.unlink()
     assert done.stdout.startswith("refusing to run setuid or setgid"), done
     assert "install nsharness without the setuid bit" in done.stdout
+
+
+@pytest.mark.parametrize("weakened", [False, True], ids=["ours", "weakened"])
+def test_root_leaves_no_bytecode_in_somebody_elses_installation(
+    account: pwd.struct_passwd, weakened: bool, short_tmp: Path
+) -> None:
+    """uv installs without bytecode; a user could not uninstall what root has written there."""
+    source = Path(nsharness.__file__).parent
+    shutil.copytree(source, short_tmp / "nsharness", ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (short_tmp, *short_tmp.rglob("*")):
+        os.chown(path, account.pw_uid, account.pw_gid)
+    weakening = "cli._leave_no_bytecode_of_root = lambda: None" if weakened else ""
+    program = f"import sys; sys.path.insert(0, {str(short_tmp)!r}); from nsharness import cli\n{weakening}\n"
+    environment = {"HOME": str(short_tmp), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [sys.executable, "-c", program + "sys.exit(cli.main(['ps']))"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    roots = [str(path) for path in short_tmp.rglob("*") if path.lstat().st_uid == 0]
+    assert bool(roots) == weakened, roots

@@ -54,8 +54,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 125
     except BrokenPipeError:
         # Whoever read our output has gone; nothing more can be said there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_output()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        # A full disk, a full output file, too many open files: nobody's mistake in this program.
+        _abandon_output()
+        where = f" ({error.filename})" if error.filename else ""
+        print(
+            f"nsharness: {NsharnessError('cannot go on', why=f'{error.strerror or error}{where}')}",
+            file=sys.stderr,
+        )
+        return 125
+
+
+def _abandon_output() -> None:
+    """What is still unwritten goes nowhere, instead of failing once more when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _leave_no_bytecode_of_root() -> None:

@@ -109,7 +109,9 @@ def _output_folder(text: str | None, identity: Identity) -> Path | None:
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise NsharnessError(
-            f"cannot use {folder} for the summary", why=error.strerror or str(error)
+            f"cannot use {folder} for the summary",
+            why=error.strerror or str(error),
+            hint="name a folder that you may write to",
         ) from error
     return folder
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -168,3 +171,16 @@ def test_doctor_runs_before_anything_that_may_not_load(monkeypatch: pytest.Monke
     monkeypatch.setattr("nsharness.linux.process.make_undumpable", lambda: pytest.fail("needs python-prctl"))
     monkeypatch.setattr("nsharness.cli.doctor.doctor", lambda _: 2)
     assert cli._dispatch(argparse.Namespace(command="doctor")) == 2
+
+
+def test_a_disk_that_is_full_is_one_line_and_no_traceback() -> None:
+    program = (
+        "from nsharness import cli\n"
+        "cli._dispatch = lambda _: print('x' * 100_000) or 0\n"
+        "raise SystemExit(cli.main(['ps']))\n"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", program], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (125, "nsharness: cannot go on: No space left on device\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -63,6 +64,7 @@ def run(options: argparse.Namespace) -> int:
     from nsharness.stages import stage4
     from nsharness.stages.stage4.flow import run_stage4
 
+    _require_programs()
     identity = current(user=options.user)
     out = _output_folder(options.out, identity)
     profile = stage4.load()
@@ -92,6 +94,14 @@ def run(options: argparse.Namespace) -> int:
         if options.hold:
             _hold(console, session.run.id)
     return 0
+
+
+def _require_programs() -> None:
+    """What the demo's agent uses, where the sandbox looks for it: not to find out half-way."""
+    for name in ("bash", "curl"):
+        if shutil.which(name, path="/usr/local/bin:/usr/bin:/bin") is None:
+            hint = f"install {name}; Debian, Ubuntu: sudo apt-get install {name}"
+            raise NsharnessError(f"no {name}", why="the demo's agent needs it", hint=hint)
 
 
 def _tokens(digests: dict[str, str] | object) -> dict[str, str]:

@@ -95,7 +95,9 @@ def _libraries() -> list[Check]:
         checks.append(Check("python-prctl", "red", str(error), "nothing can be confined", text))
     else:
         checks.append(Check("python-prctl", "green", "loads"))
-    absent = [n for n in ("mitmproxy", "pyroute2", "nsharness_proxy") if importlib.util.find_spec(n) is None]
+    # A folder that is left without its files still has a specification, but no origin.
+    names = ("mitmproxy", "pyroute2", "nsharness_proxy")
+    absent = [n for n in names if (spec := importlib.util.find_spec(n)) is None or spec.origin is None]
     if absent:
         text = "install nsharness anew, with its dependencies"
         checks.append(Check("packages", "red", f"missing: {', '.join(absent)}", _NO_SANDBOX, text))

@@ -217,7 +217,7 @@ def test_an_interpreter_that_comes_with_the_packages_is_used(machine: Machine) -
     machine.compiler()
     machine.uv()
     (machine.bin / "uv").rename(machine.bin / "uv-to-come")
-    for name in ("chmod", "cp", "touch"):
+    for name in ("chmod", "cp", "touch", "true"):
         (machine.bin / name).symlink_to(shutil.which(name) or f"/no/{name}")
     machine.program("sudo", '#!/bin/sh\n[ "$1" = -n ] && shift\nexec "$@"\n')
     uv = f"{machine.checkout}/.venv-tools/bin"

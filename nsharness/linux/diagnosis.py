@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-APPARMOR_COMMAND: Final = (
-    "nsharness doctor --apparmor-profile | sudo tee /etc/apparmor.d/nsharness >/dev/null && "
+_LOAD_PROFILE: Final = (
+    "{} doctor --apparmor-profile | sudo tee /etc/apparmor.d/nsharness >/dev/null && "
     "sudo apparmor_parser -r /etc/apparmor.d/nsharness"
 )
 SYSCTLS: Final = (
@@ -85,7 +85,7 @@ class Surroundings:
     version: str = ""
     sysctls: Mapping[str, str] = field(default_factory=dict)
     command: str = "nsharness"
-    """How this program is called by somebody whose path sudo replaces."""
+    """How this program is called, also by sudo, which replaces the path; a profile is for this very file."""
 
     @property
     def engine(self) -> str:
@@ -208,7 +208,7 @@ def _restricted(host: Surroundings) -> Diagnosis:
         return Diagnosis("restriction-outside", cause, f"on the host: sudo {command}")
     if "github" in host.places:
         return Diagnosis("restriction-github", cause, f"add a step to the workflow: sudo {command}")
-    return Diagnosis("restriction", cause, _or_sudo(APPARMOR_COMMAND, host))
+    return Diagnosis("restriction", cause, _or_sudo(_LOAD_PROFILE.format(shlex.quote(host.command)), host))
 
 
 def _covered_proc(host: Surroundings) -> Diagnosis:

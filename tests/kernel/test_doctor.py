@@ -42,6 +42,10 @@ from nsharness.linux import userns
 userns.enter_new()
 open("/proc/sys/user/max_net_namespaces", "w").write("0")
 """
+NO_CAPABILITIES = """
+from nsharness.linux import process
+process.set_capabilities()
+"""
 NOTHING = ""
 
 
@@ -88,6 +92,14 @@ def test_a_refused_step_is_named_with_what_helps(
     assert any(word in found[name]["remedy"] for word in words), found[name]
 
 
+@pytest.mark.root
+def test_root_without_capabilities_is_told_which_are_missing() -> None:
+    code, found = checks(NO_CAPABILITIES)
+    assert code == 2
+    assert red(found)["user namespaces"] == ("unshare-mount", 1)
+    assert "SYS_ADMIN" in found["user namespaces"]["remedy"]
+
+
 def test_a_filter_that_refuses_unshare_is_told_from_a_setting() -> None:
     code, found = checks(SECCOMP)
     assert code == 2
@@ -100,10 +112,19 @@ def test_a_filter_that_refuses_unshare_is_told_from_a_setting() -> None:
     ]
 
 
-@pytest.mark.parametrize("refusal", [SECCOMP, pytest.param(NO_NAMESPACES, marks=pytest.mark.rootless)])
-def test_a_run_that_cannot_start_gives_the_same_remedy_in_one_line(refusal: str) -> None:
+@pytest.mark.parametrize(
+    ("refusal", "name"),
+    [
+        (SECCOMP, "user namespaces"),
+        pytest.param(NO_NAMESPACES, "user namespaces", marks=pytest.mark.rootless),
+        pytest.param(NO_NETWORKS, "network", marks=pytest.mark.rootless),
+        pytest.param(COVERED_PROC, "processes", marks=pytest.mark.rootless),
+    ],
+    ids=["filter", "user-limit", "net-limit", "covered-proc"],
+)
+def test_a_run_that_cannot_start_gives_the_same_remedy_in_one_line(refusal: str, name: str) -> None:
     """K12: no layer, no run; and the reader is told what to do here."""
-    remedy = checks(refusal)[1]["user namespaces"]["remedy"]
+    remedy = checks(refusal)[1][name]["remedy"]
     done = nsharness(refusal, "run", "stage4")
     assert done.returncode == 125
     assert len(done.stderr.splitlines()) == 1, done.stderr

@@ -64,7 +64,9 @@ def test_sudo_is_offered_where_it_exists_under_the_name_it_needs() -> None:
     failure = Failure("uid_map", errno.EACCES)
     sysctls = {"kernel.apparmor_restrict_unprivileged_userns": "1"}
     with_it = Surroundings(sudo=True, sysctls=sysctls, command="/home/a b/.local/bin/nsharness")
-    assert "sudo '/home/a b/.local/bin/nsharness' …" in diagnose(failure, with_it).remedy
+    remedy = diagnose(failure, with_it).remedy
+    assert remedy.startswith("'/home/a b/.local/bin/nsharness' doctor --apparmor-profile | sudo tee ")
+    assert remedy.endswith("sudo '/home/a b/.local/bin/nsharness' …")
     assert "as root" not in diagnose(failure, Surroundings(sysctls=sysctls)).remedy
 
 

@@ -53,7 +53,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def lines(checks: Sequence[Check], *, colour: bool, plain: bool) -> list[str]:
-    """One line for each check and a verdict; ``plain`` without characters beyond ASCII in front."""
+    """One line for each check and a verdict; ``plain`` without characters beyond ASCII."""
     width = max(len(check.name) for check in checks)
     shown = []
     for check in checks:
@@ -64,7 +64,13 @@ def lines(checks: Sequence[Check], *, colour: bool, plain: bool) -> list[str]:
         text = "; ".join(part for part in (check.finding, check.consequence) if part)
         remedy = f" {'->' if plain else '→'} {check.remedy}" if check.remedy else ""
         shown.append(f"{mark} {check.name:<{width}}  {text}{remedy}")
-    return [*shown, _VERDICTS[exit_code(checks)]]
+    shown.append(_VERDICTS[exit_code(checks)])
+    return [_ascii(line) for line in shown] if plain else shown
+
+
+def _ascii(line: str) -> str:
+    plain = line.translate({ord("…"): "...", ord("—"): "-"})
+    return plain.encode("ascii", "backslashreplace").decode()
 
 
 def _state() -> tuple[Path | None, Callable[[], AbstractContextManager[None]]]:

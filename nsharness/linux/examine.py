@@ -63,7 +63,7 @@ def examine(
         _optional("overlayfs", "overlayfs", "workspace changes cannot be kept apart"),
         _optional("landlock", "Landlock", "a second layer of file protection is missing"),
         _seccomp(),
-        _cgroups(files),
+        _cgroups(),
         _program("curl", "the demo's agent cannot fetch anything", required=False),
         _sudo(),
     )
@@ -191,7 +191,7 @@ def _space(
     return Check(name, "green", text)
 
 
-def _cgroups(files: Callable[[], AbstractContextManager[None]]) -> Check:
+def _cgroups() -> Check:
     """Which control groups there are and whether we may use them (cgroups(7))."""
     root = os.geteuid() == 0
     name, lost = "control groups", "limits hold for each process, not for the whole sandbox"

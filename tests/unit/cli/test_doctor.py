@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import stat
@@ -36,7 +37,10 @@ def test_each_check_is_one_line_with_consequence_and_remedy() -> None:
         "✖ network   address: refused; no sandbox can start → sudo true",
         "Sandboxes cannot run here.",
     ]
-    assert lines([RED], colour=False, plain=True)[0].isascii()
+    elsewhere = dataclasses.replace(RED, finding="/home/ä", remedy="docker run … — or sudo")
+    assert lines([elsewhere], colour=False, plain=True)[0] == (
+        "X  network  /home/\\xe4; no sandbox can start -> docker run ... - or sudo"
+    )
     assert lines([RED], colour=True, plain=False)[0].startswith("\x1b[31m✖\x1b[0m")
 
 
@@ -131,3 +135,35 @@ def test_without_a_script_it_is_the_interpreters_and_says_what_that_means(tmp_pa
     assert attached == apparmor.Attachment(Path(sys.executable).resolve(), shared=True)
     assert "CAUTION: this is a Python interpreter" in apparmor.profile(attached)
     assert stat.S_ISREG(attached.path.lstat().st_mode)
+
+
+@pytest.mark.parametrize(
+    ("files", "root", "writable", "level", "finding"),
+    [
+        (["cgroup.controllers"], False, True, "green", "version 2, memory, pids delegated"),
+        (["cgroup.controllers"], False, False, "yellow", "version 2, nothing delegated"),
+        (["memory/tasks", "pids/tasks"], True, True, "green", "version 1, memory, pids"),
+        (["memory/tasks", "pids/tasks"], False, False, "yellow", "version 1, not writable"),
+        ([], True, True, "yellow", "not mounted"),
+    ],
+)
+def test_control_groups_are_told_by_version_and_by_whether_we_may_use_them(
+    files: list[str],
+    root: bool,
+    writable: bool,
+    level: str,
+    finding: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("cpuset memory pids\n")
+    monkeypatch.setattr(examine, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(examine, "_own_group", lambda: tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 0 if root else 1000)
+    (tmp_path / "cgroup.procs").touch()
+    monkeypatch.setattr(os, "access", lambda path, _: writable and Path(path).exists())
+    found = examine._cgroups()
+    assert (found.level, found.finding, found.required) == (level, finding, False)
+    assert bool(found.remedy) == (level == "yellow")

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+ASK_DOCTOR: Final = "nsharness doctor says what this machine lacks"
+"""The hint of a failure for which the kernel is the reason, until it is known what helps here."""
+
 
 class NsharnessError(Exception):
     """A failure that is reported as one line, without a traceback.

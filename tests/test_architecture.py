@@ -47,7 +47,7 @@ LAYERS = {
     "cli": ["errors", "linux", "policy", "credentials", "plan", "audit", "supervisor", "agent", "stages"],
 }
 # The probe for a veth pair makes one, with the code that sandboxes are made with.
-EXEMPT = {("nsharness.linux.probe", "nsharness.sandbox.gateway")}
+EXEMPT = {("nsharness.linux.chain", "nsharness.sandbox.gateway")}
 
 # What the other two programs may use of nsharness, as long as that does not load pydantic.
 OTHER_PROGRAMS = {
@@ -132,6 +132,7 @@ def test_another_program_uses_only_the_shared_parts(program: str) -> None:
         "import nsharness.cli.runs",
         "import nsharness.cli.enter",
         "import nsharness.cli.secret",
+        "import nsharness.cli.doctor",
     ],
 )
 def test_what_starts_often_loads_nothing_heavy(program: str) -> None:

@@ -212,6 +212,40 @@ def test_an_interpreter_can_come_from_uv(machine: Machine) -> None:
     assert (machine.checkout / ".venv" / "bin" / "python").samefile(machine.bin / "provided-by-uv")
 
 
+def test_an_interpreter_that_comes_with_the_packages_is_used(machine: Machine) -> None:
+    """An image of Ubuntu 24.04 or Debian 13 without Python: what brings pip brings a Python that will do."""
+    machine.compiler()
+    machine.uv()
+    (machine.bin / "uv").rename(machine.bin / "uv-to-come")
+    for name in ("chmod", "cp", "touch", "true"):
+        (machine.bin / name).symlink_to(shutil.which(name) or f"/no/{name}")
+    machine.program("sudo", '#!/bin/sh\n[ "$1" = -n ] && shift\nexec "$@"\n')
+    uv = f"{machine.checkout}/.venv-tools/bin"
+    machine.program(
+        "python-to-come",
+        "#!/bin/sh\ncase $* in\n"
+        f'    *_base_executable*) echo "{machine.bin}/python3" ;;\n'
+        f'    *Python.h*) [ -e "{machine.bin}/headers" ] ;;\n'
+        f"    *version_info*) echo 3.12 ;;\n"
+        f'    *"pip install"*) mkdir -p "{uv}" && cp "{machine.bin}/uv-to-come" "{uv}/uv" ;;\n'
+        "esac\n",
+    )
+    machine.program(
+        "apt-get",
+        f'#!/bin/sh\necho "apt-get $*" >>"{machine.journal}"\n'
+        f'case $* in *python3-venv*) cp "{machine.bin}/python-to-come" "{machine.bin}/python3" ;; esac\n',
+    )
+    (machine.bin / "headers").touch()
+    done = machine.bootstrap()
+    assert done.returncode == 0, done.stderr
+    calls = machine.calls()
+    assert [call for call in calls if call.startswith("apt-get install")] == [
+        "apt-get install --yes --no-install-recommends python3-venv"
+    ]
+    assert not [call for call in calls if call.startswith("python install")]
+    assert "asking uv for one" not in done.stderr
+
+
 def no_python(machine: Machine) -> str:
     machine.compiler()
     machine.uv(pip="echo 'error: no such host' ; exit 2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from nsharness.errors import NsharnessError
+from nsharness.errors import ASK_DOCTOR, NsharnessError
 
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -26,6 +27,13 @@ class Interrupted(BaseException):
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code: the workload's own, or 124 to 127 as env(1) uses them."""
     _open_standard_streams()
+    if sys.version_info < (3, 12):  # noqa: UP036 - started by another interpreter than it was installed for
+        print(
+            f"nsharness: Python {sys.version.split()[0]} is too old (use CPython 3.12 or newer)",
+            file=sys.stderr,
+        )
+        return 125
+    _leave_no_bytecode_of_root()
     options = _parser().parse_args(arguments)
     for number in _ENDING_SIGNALS:
         # Who started us may want it ignored: nohup(1), or a shell that put us into the background.
@@ -41,10 +49,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except Interrupted as interrupted:
         return 128 + interrupted.number
+    except ImportError as error:
+        # Half an installation, or a library of the system's that is not there.
+        print(
+            f"nsharness: {NsharnessError('cannot load a library', why=str(error), hint=ASK_DOCTOR)}",
+            file=sys.stderr,
+        )
+        return 125
     except BrokenPipeError:
         # Whoever read our output has gone; nothing more can be said there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_output()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        # A full disk, a full output file, too many open files: nobody's mistake in this program.
+        _abandon_output()
+        where = f" ({error.filename})" if error.filename else ""
+        print(
+            f"nsharness: {NsharnessError('cannot go on', why=f'{error.strerror or error}{where}')}",
+            file=sys.stderr,
+        )
+        return 125
+
+
+def _abandon_output() -> None:
+    """What is still unwritten goes nowhere, instead of failing once more when the interpreter ends."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _leave_no_bytecode_of_root() -> None:
+    """Root in somebody else's installation writes no bytecode there: its owner could not remove it again.
+
+    What the imports before this line have written already is given to the owner of the source.
+    """
+    if os.geteuid() != 0:
+        return
+    from pathlib import Path
+
+    if Path(__file__).stat().st_uid == Path(os.__file__).stat().st_uid == 0:
+        return
+    sys.dont_write_bytecode = True
+    for module in list(sys.modules.values()):
+        spec = getattr(module, "__spec__", None)
+        source, bytecode = getattr(spec, "origin", None), getattr(spec, "cached", None)
+        if not isinstance(source, str) or not isinstance(bytecode, str):
+            continue
+        with contextlib.suppress(OSError):
+            owner = Path(source).stat()
+            for path in (Path(bytecode), Path(bytecode).parent):
+                if path.lstat().st_uid == 0 != owner.st_uid:
+                    os.lchown(path, owner.st_uid, owner.st_gid)
 
 
 def _open_standard_streams() -> None:
@@ -64,6 +118,11 @@ def _interrupt(number: int, _: FrameType | None) -> NoReturn:
 
 
 def _dispatch(options: argparse.Namespace) -> int:
+    if options.command == "doctor":
+        # Before anything that needs python-prctl: whether that loads is one of the questions.
+        from nsharness.cli.doctor import doctor
+
+        return doctor(options)
     from nsharness.linux.process import make_undumpable
 
     make_undumpable()
@@ -157,6 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     entering.add_argument("run", metavar="RUN", help="its id, or how the id begins")
     entering.add_argument("argv", metavar="CMD", nargs="+", help="after --: the command and its arguments")
     _add_policy(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -180,6 +240,7 @@ def _add_exec(commands: argparse._SubParsersAction[_Parser]) -> None:
             "--timeout", metavar="S", type=_seconds, help="end everything after S seconds, with exit code 124"
         )
         add("--json", action="store_true", help="print one JSON object with output and outcome instead")
+        add_user(parser)
         add("--no-workspace", action="store_true", help="do not share the working directory")
         add("-v", "--verbose", action="store_true", help="say on standard error what happens")
     trusting = commands.add_parser(
@@ -195,6 +256,17 @@ def _seconds(text: str) -> float:
     if not 0 < value < 1e8:
         raise ValueError(text)
     return value
+
+
+def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser(
+        "doctor", help="say what this machine allows, and what to do about the rest", allow_abbrev=False
+    )
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="as one JSON object")
+    output.add_argument(
+        "--apparmor-profile", action="store_true", help="print a profile that allows user namespaces"
+    )
 
 
 def _add_policy(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -218,6 +290,14 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     running.add_argument("--model", help="scripted (offline, the default), or for instance anthropic:NAME")
     running.add_argument("--out", metavar="DIR", help="copy the summary there")
     running.add_argument("--hold", action="store_true", help="keep the sandbox alive afterwards")
+    add_user(running)
+
+
+def add_user(parser: argparse.ArgumentParser) -> None:
+    """The option with which root chooses the workload's user."""
+    parser.add_argument(
+        "--user", metavar="U", help="as root: run the workload as this user (NAME, UID, UID:GID)"
+    )
 
 
 def _add_secret(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -45,7 +45,7 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 def execute(options: argparse.Namespace) -> int:
     """The program's exit code; 124 after ``--timeout``, 125 when nsharness failed."""
-    identity = current()
+    identity = current(user=options.user)
     profile, environment = _profile(options, identity), _environment(options.env)
     outputs = (Kept(_KEPT_BYTES), Kept(_KEPT_BYTES)) if options.json else None
     denials: list[Message] = []

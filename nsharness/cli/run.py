@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,7 +66,8 @@ def run(options: argparse.Namespace) -> int:
     from nsharness.stages import stage4
     from nsharness.stages.stage4.flow import run_stage4
 
-    identity = current()
+    _require_programs()
+    identity = current(user=options.user)
     out = _output_folder(options.out, identity)
     profile = stage4.load()
     check_model(options.model or profile.model)
@@ -117,6 +119,14 @@ def _hits(sandbox: NamespaceSandbox) -> list[dict[str, Any]]:
     return [hit.to_record() for hit in sandbox.limits_hit]
 
 
+def _require_programs() -> None:
+    """What the demo's agent uses, where the sandbox looks for it: not to find out half-way."""
+    for name in ("bash", "curl"):
+        if shutil.which(name, path="/usr/local/bin:/usr/bin:/bin") is None:
+            hint = f"install {name}; Debian, Ubuntu: sudo apt-get install {name}"
+            raise NsharnessError(f"no {name}", why="the demo's agent needs it", hint=hint)
+
+
 def _tokens(digests: dict[str, str] | object) -> dict[str, str]:
     assert isinstance(digests, dict)
     return {host: digests[name] for name, host in _DEMO_HOSTS.items()}
@@ -132,7 +142,9 @@ def _output_folder(text: str | None, identity: Identity) -> Path | None:
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise NsharnessError(
-            f"cannot use {folder} for the summary", why=error.strerror or str(error)
+            f"cannot use {folder} for the summary",
+            why=error.strerror or str(error),
+            hint="name a folder that you may write to",
         ) from error
     return folder
 

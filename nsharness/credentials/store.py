@@ -130,7 +130,8 @@ class SecretStore:
             except FileExistsError:
                 pass
             except OSError as error:
-                raise self._unusable(error.strerror or type(error).__name__) from None
+                hint = "set XDG_DATA_HOME to a directory that you may write to"
+                raise self._unusable(error.strerror or type(error).__name__, hint) from None
         try:
             folder = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:

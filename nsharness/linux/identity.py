@@ -7,7 +7,7 @@ import pwd
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nsharness.errors import NsharnessError
@@ -34,6 +34,8 @@ class Identity:
     home: Path
     workload_uid: int
     workload_gid: int
+    workload_name: str = ""
+    """The account that was chosen for the workload; empty when nobody chose one."""
 
     @property
     def drop_to(self) -> tuple[int, int] | None:
@@ -47,9 +49,17 @@ class Identity:
             yield
 
 
-def current(environ: Mapping[str, str] | None = None) -> Identity:
-    """Who invoked us. ``NsharnessError`` for an installed-setuid program or a SUDO_UID that is no uid."""
-    environ = os.environ if environ is None else environ
+def current(environ: Mapping[str, str] | None = None, user: str | None = None) -> Identity:
+    """Who invoked us; root may say in ``user`` as whom the workload runs, as NAME, UID or UID:GID.
+
+    ``NsharnessError`` for an installed-setuid program, a SUDO_UID that is no uid, and a ``user`` that is
+    unknown, root, or somebody else when we are not root.
+    """
+    identity = _invoker(os.environ if environ is None else environ)
+    return identity if user is None else _with_workload(identity, user)
+
+
+def _invoker(environ: Mapping[str, str]) -> Identity:
     if os.getuid() != os.geteuid() or os.getgid() != os.getegid():
         raise NsharnessError(
             "refusing to run setuid or setgid",
@@ -70,14 +80,54 @@ def current(environ: Mapping[str, str] | None = None) -> Identity:
     return Identity(True, 0, 0, name, home, own, own)
 
 
-def _number(environ: Mapping[str, str], name: str) -> int:
-    text = environ.get(name, "0")
+def _with_workload(identity: Identity, user: str) -> Identity:
+    what = f"cannot run the workload as {user[:40]!r}"
+    uid, gid, name = _chosen(user, what)
+    if 0 in (uid, gid):
+        raise NsharnessError(
+            what, why="a workload is never root, nor in root's group", hint="name another user"
+        )
+    if not identity.privileged and uid != identity.workload_uid:
+        raise NsharnessError(what, why="only root can choose", hint="run through sudo, or leave --user out")
+    return replace(identity, workload_uid=uid, workload_gid=gid, workload_name=name)
+
+
+def _chosen(user: str, what: str) -> tuple[int, int, str]:
+    """uid, gid and name of NAME, UID or UID:GID. A uid without an account has the group of its number."""
+    try:
+        if not user[:1].isdigit():
+            entry = pwd.getpwnam(user)
+            return entry.pw_uid, entry.pw_gid, entry.pw_name
+        first, colon, second = user.partition(":")
+        uid = _id(first)
+        gid = _id(second) if colon else None
+    except (KeyError, ValueError):
+        raise NsharnessError(
+            what, why="there is no such user", hint="give a user's name, a uid, or uid:gid"
+        ) from None
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        return uid, uid if gid is None else gid, f"uid{uid}"
+    return uid, entry.pw_gid if gid is None else gid, entry.pw_name
+
+
+def _id(text: str) -> int:
+    """A number that is a uid or gid, otherwise ``ValueError``."""
     # The length first: Python refuses to convert thousands of digits.
     if not (text.isascii() and text.isdigit()) or len(text) > 20 or int(text) >= 2**32 - 1:
+        raise ValueError(text[:40])
+    return int(text)
+
+
+def _number(environ: Mapping[str, str], name: str) -> int:
+    text = environ.get(name, "0")
+    try:
+        return _id(text)
+    except ValueError:
         raise NsharnessError(
             f"{name} is no id", why=repr(text[:40]), hint=f"unset {name}, or run through sudo, which sets it"
-        )
-    return int(text)
+        ) from None
 
 
 def _account(uid: int, environ: Mapping[str, str]) -> tuple[str, Path]:

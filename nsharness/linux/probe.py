@@ -1,87 +1,60 @@
 """What this kernel allows us, found out by trying it in a child process.
 
-A probe is a function without arguments that returns a ``Result``. The tests and ``doctor`` use the same
-ones; a mechanism is chosen by probing, never by uid or by the name of a distribution.
+A probe is a function without arguments that returns a ``Result``. The tests, ``doctor`` and the message of a
+run that cannot start use the same ones; a mechanism is chosen by probing, never by uid or by the name of a
+distribution. As a program it prints the first step that is refused here, as JSON.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
+from typing import Final
 
-from nsharness.linux import libc, mounts, userns
+from nsharness.errors import ASK_DOCTOR
+from nsharness.linux import chain, libc
+from nsharness.linux.diagnosis import Failure, diagnose
+from nsharness.linux.surroundings import look_around
 
-USERNS_HINT = (
-    "allow unprivileged user namespaces, or run through sudo "
-    "(Ubuntu 24.04: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0; "
-    "Debian: sudo sysctl -w kernel.unprivileged_userns_clone=1; RHEL 7: raise user.max_user_namespaces; "
-    "in a container: --security-opt seccomp=unconfined --security-opt apparmor=unconfined)"
-)
+_EXPLAIN_SECONDS: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The outcome of one probe: ``why`` says what failed and how, ``hint`` what to do about it."""
+    """The outcome of one probe.
+
+    ``why`` says what failed and how, ``hint`` what to do about it here; ``step`` and ``errno`` name the
+    refused step of the chain. ``detail`` is what a probe that succeeded has to say, an ABI's version say.
+    """
 
     ok: bool
     why: str = ""
     hint: str = ""
+    step: str = ""
+    errno: int = 0
+    detail: str = ""
 
 
-def _enter_namespaces() -> None:
-    """The whole chain: on Ubuntu 24.04 unshare succeeds and only a later step is refused."""
-    if os.geteuid() != 0:
-        userns.enter_new(os.CLONE_NEWNS | os.CLONE_NEWNET)
-    else:
-        os.unshare(os.CLONE_NEWNS | os.CLONE_NEWNET)
-    libc.mount(None, "/", None, mounts.MS_REC | mounts.MS_SLAVE)
-    libc.mount("tmpfs", "/tmp", "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV)
+def _run(steps: Sequence[chain.Step], hint: str = "") -> Result:
+    """Take the steps; for the first refused one the fixed ``hint``, or what ``diagnose`` says of it."""
+    outcome = chain.attempt(steps)
+    failure = outcome.failure
+    if failure is None:
+        return Result(True, detail=outcome.detail)
+    why = f"{failure.step}: {outcome.why}"
+    if not hint:
+        found = diagnose(failure, look_around())
+        why, hint = f"{why}: {found.cause}", found.remedy
+    return Result(False, why, hint, failure.step, failure.errno)
 
 
-def _proc_in_new_pid_namespace() -> None:
-    _enter_namespaces()
-    os.unshare(os.CLONE_NEWPID | os.CLONE_NEWIPC | os.CLONE_NEWUTS | os.CLONE_NEWCGROUP)
-    child = os.fork()
-    if child == 0:
-        try:
-            libc.mount("proc", "/tmp", "proc", 0)
-        except OSError as error:
-            os._exit(error.errno or 1)
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status:
-        raise OSError(status, f"mounting a fresh /proc: {os.strerror(abs(status))}")
-
-
-def _veth_pair() -> None:
-    # Lazily: this is the one probe that needs netlink, and its module is slow to import.
-    from nsharness.sandbox.gateway import create
-
-    _enter_namespaces()
-    gateway = create()
-    gateway.close()
-
-
-def _overlayfs() -> None:
-    _enter_namespaces()
-    for name in ("lower", "upper", "work", "merged"):
-        Path("/tmp", name).mkdir()
-    options = "lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp/work,userxattr"
-    libc.mount("overlay", "/tmp/merged", "overlay", mounts.MS_NODEV, options)
-
-
-def _mount_attributes() -> None:
-    _enter_namespaces()
-    descriptor = os.open("/usr", os.O_PATH)
-    mounts.set_attributes(mounts.clone_tree(descriptor), read_only=True)
-
-
-def _landlock() -> None:
-    if libc.syscall(444, None, 0, 1) < 1:
-        raise OSError(38, "no Landlock ABI")
+def _landlock() -> str:
+    return f"ABI {libc.syscall(444, None, 0, 1)}"
 
 
 def _seccomp() -> None:
@@ -93,55 +66,63 @@ def _pidfd() -> None:
     os.close(os.pidfd_open(os.getpid()))
 
 
-def _in_child(action: Callable[[], None], hint: str) -> Result:
-    """Run ``action`` in a forked child, so that whatever it changes ends with it."""
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            action()
-            code = 0
-        except OSError as error:
-            os.write(
-                writing, f"{error.filename or action.__name__.strip('_')}: {error.strerror}".encode()[:500]
-            )
-        except Exception as error:  # noqa: BLE001 - whatever it was, the parent hears of it
-            os.write(writing, f"{action.__name__.strip('_')}: {type(error).__name__}: {error}".encode()[:500])
-        finally:
-            os._exit(code)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as stream:
-        why = stream.read().decode(errors="replace")
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code == 0:
-        return Result(True)
-    return Result(False, why or f"the probe ended with status {code}", hint)
+def _chain(steps: Callable[[], Sequence[chain.Step]]) -> Callable[[], Result]:
+    return lambda: _run(steps())
 
 
-def _probe(action: Callable[[], None], hint: str) -> Callable[[], Result]:
-    def run() -> Result:
-        return _in_child(action, hint)
-
-    return run
+def _single(name: str, action: chain.Action, hint: str) -> Callable[[], Result]:
+    return lambda: _run([(name, action)], hint)
 
 
 PROBES: Mapping[str, Callable[[], Result]] = MappingProxyType(
     {
-        "userns": _probe(_enter_namespaces, USERNS_HINT),
-        "procfs": _probe(
-            _proc_in_new_pid_namespace,
-            "in a container, give it an unmasked /proc (podman: --security-opt unmask=/proc); " + USERNS_HINT,
+        "userns": _chain(chain.mount_namespace),
+        "procfs": _chain(chain.processes),
+        "veth": _chain(chain.network),
+        "mount_setattr": _chain(chain.file_system),
+        "pidfd": _single("pidfd", _pidfd, "use Linux 5.12 or newer"),
+        "workload": _chain(chain.workload),
+        "overlayfs": _chain(chain.overlay),
+        "landlock": _single(
+            "landlock",
+            _landlock,
+            "use Linux 5.13 or newer with landlock in its lsm= parameter (cat /proc/cmdline)",
         ),
-        "veth": _probe(_veth_pair, "load the veth module: sudo modprobe veth"),
-        "mount_setattr": _probe(_mount_attributes, "nsharness needs Linux 5.12 or newer"),
-        "pidfd": _probe(_pidfd, "nsharness needs Linux 5.3 or newer"),
-        "overlayfs": _probe(_overlayfs, "workspace = overlay needs Linux 5.11 or newer"),
-        "landlock": _probe(_landlock, "add landlock to the kernel's lsm= parameter"),
-        "seccomp": _probe(_seccomp, "build the kernel with CONFIG_SECCOMP_FILTER"),
+        "seccomp": _single("seccomp", _seccomp, "use a kernel with CONFIG_SECCOMP_FILTER"),
     }
 )
 """Every probe by name."""
 
-REQUIRED: tuple[str, ...] = ("userns", "procfs", "veth", "mount_setattr", "pidfd")
+REQUIRED: tuple[str, ...] = ("userns", "procfs", "veth", "mount_setattr", "pidfd", "workload")
 """Without these no sandbox starts."""
+
+
+def remedy_here() -> str:
+    """The remedy for the first step of the chain that this machine refuses; empty when it refuses none.
+
+    In a process of its own: the caller may have threads, which cannot enter a user namespace, and may be
+    undumpable, which cannot write its maps.
+    """
+    command = [sys.executable, "-I", *(["-B"] if os.geteuid() == 0 else []), "-m", "nsharness.linux.probe"]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_EXPLAIN_SECONDS, cwd="/")
+        failure = json.loads(done.stdout)
+        return diagnose(Failure(**failure), look_around()).remedy if failure else ""
+    except (OSError, subprocess.TimeoutExpired, ValueError, TypeError):
+        return ASK_DOCTOR
+
+
+def main() -> int:
+    """``python -I -m nsharness.linux.probe``: the first failure of the chain, as one JSON object."""
+    for steps in (chain.workload, chain.network, chain.file_system):
+        failure = chain.attempt(steps()).failure
+        if failure is not None:
+            break
+    else:
+        failure = None
+    print(json.dumps(asdict(failure) if failure else {}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

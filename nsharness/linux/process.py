@@ -99,9 +99,12 @@ def lock_securebits() -> None:
 def become(uid: int, gid: int) -> None:
     """Become an unprivileged user for good: no supplementary groups, no capability, no way back.
 
-    ``OSError(EPERM)`` when the caller is not privileged and asks for somebody else.
+    As root the bounding set is emptied too, and no exec gains privilege any more. ``OSError(EPERM)`` when the
+    caller is not privileged and asks for somebody else.
     """
     if os.geteuid() == 0:
+        limit_bounding_set()
+        set_no_new_privs()
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)

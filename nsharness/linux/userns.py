@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 
 def enter_new(extra_flags: int = 0) -> None:
@@ -15,6 +14,14 @@ def enter_new(extra_flags: int = 0) -> None:
     """
     uid, gid = os.geteuid(), os.getegid()
     os.unshare(os.CLONE_NEWUSER | extra_flags)
+    map_only(uid, gid)
+
+
+def map_only(uid: int, gid: int) -> None:
+    """Let one uid and one gid of the parent namespace exist, and nobody change supplementary groups.
+
+    For a process that has just entered a new user namespace; the ``OSError`` names the file that refused.
+    """
     _write("/proc/self/setgroups", "deny")
     _write("/proc/self/uid_map", f"{uid} {uid} 1")
     _write("/proc/self/gid_map", f"{gid} {gid} 1")
@@ -34,7 +41,12 @@ def forbid_nested(procfs: int) -> None:
 
 
 def _write(path: str, text: str) -> None:
+    """Without a codec that would have to be imported first: by now the interpreter may be out of reach."""
     try:
-        Path(path).write_text(text, encoding="ascii")
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise OSError(error.errno, f"writing {text!r}: {error.strerror}", path) from error

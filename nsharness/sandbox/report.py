@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from nsharness.errors import NsharnessError
-from nsharness.linux.probe import USERNS_HINT
+from nsharness.errors import ASK_DOCTOR, NsharnessError
 from nsharness.sandbox.assemble import StepFailedError
 
 
@@ -19,5 +18,5 @@ def describe(error: BaseException) -> dict[str, str]:
         if isinstance(error, StepFailedError)
         else "cannot build a sandbox"
     )
-    hint = USERNS_HINT if isinstance(error, PermissionError) else ""
+    hint = ASK_DOCTOR if isinstance(error, OSError) else ""
     return {"what": what, "why": why, "hint": hint}

@@ -21,9 +21,8 @@ import socket
 import sys
 from typing import Any, Final
 
-from nsharness.errors import NsharnessError
+from nsharness.errors import ASK_DOCTOR, NsharnessError
 from nsharness.linux import fds, libc, mounts, process, userns
-from nsharness.linux.probe import USERNS_HINT
 from nsharness.sandbox import gateway, init
 from nsharness.sandbox.report import describe
 
@@ -193,7 +192,7 @@ def main() -> int:
     except OSError as error:
         report = describe(error)
         report["what"] = "cannot make namespaces"
-        report["hint"] = USERNS_HINT
+        report["hint"] = ASK_DOCTOR
         fds.send(control, {"event": "error", **report})
         return 1
     # What is imported by now never changes: keep it out of the collector's way, and so out of the memory

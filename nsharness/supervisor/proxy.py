@@ -183,6 +183,9 @@ class NamespaceProxy:
                 self._report(f"ended and is not started again, nothing leaves any more: {self._failure}")
                 self._given_up = True
                 self._announced.notify_all()
+                # Whoever waits in the backlog would wait for ever: let go of the sockets, which refuses them.
+                for sandbox in list(self._attachments):
+                    self.detach(sandbox)
                 return
             self._report(f"ended unexpectedly (status {child.poll()}); starting it again")
             self._launch()

@@ -141,7 +141,7 @@ class NamespaceSandbox:
             sandbox=self.id,
             uid=identity.workload_uid,
             gid=identity.workload_gid,
-            user="agent" if root_itself else identity.owner_name,
+            user=identity.workload_name or ("agent" if root_itself else identity.owner_name),
             home=str(identity.home),
             nameserver=_GATEWAY_ADDRESS,
             proxy_url=f"http://{_GATEWAY_ADDRESS}:{_PROXY_PORT}",
@@ -187,8 +187,12 @@ class NamespaceSandbox:
     ) -> Process:
         """Start a program with these descriptors; see ``InitClient.spawn``. Pipes and nothing else, please:
         a regular file could be reopened for writing through ``/proc/self/fd``, a directory leads outside."""
+        owner = self._session.identity.drop_to
         for descriptor in descriptors:
             _check_descriptor(descriptor)
+            if owner is not None and stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+                # Whoever made it may not know which uid this run has: /dev/stdin is opened as the workload.
+                os.fchown(descriptor, *owner)
         return self.init.spawn(argv, descriptors, env=env, cwd=cwd, on_exit=on_exit, terminal=terminal)
 
     def run(

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nsharness.errors import NsharnessError
+from nsharness.errors import ASK_DOCTOR, NsharnessError
 from nsharness.linux import fds
+from nsharness.linux.probe import remedy_here
 from nsharness.plan.steps import Plan
 from nsharness.supervisor.channel import Channel, Message
 from nsharness.supervisor.child import Child
@@ -94,10 +95,14 @@ class Zygote:
     def _request(self, message: Message, descriptors: tuple[int, ...]) -> tuple[Message, list[int]]:
         if not self._ready.wait(_START_SECONDS):
             raise NsharnessError("the zygote did not start", why=f"no sign of it for {_START_SECONDS:.0f} s")
-        if self._failure is not None:
-            raise self._failure
         try:
+            if self._failure is not None:
+                raise self._failure
             return self._channel.request(message, descriptors)
+        except NsharnessError as error:
+            if error.hint == ASK_DOCTOR:  # The kernel refused something: find out what helps on this machine.
+                raise NsharnessError(error.what, why=error.why, hint=remedy_here()) from None
+            raise
         except EOFError:
             self._child.end(1.0)
             raise NsharnessError("the zygote ended unexpectedly", why=self._child.complaint()) from None

@@ -242,6 +242,17 @@ def test_a_dead_proxy_is_replaced_and_the_sandbox_goes_on(program: Program, held
     held.expect(r"ended unexpectedly \(status -9\)")
 
 
+def test_a_proxy_that_is_given_up_leaves_nobody_waiting(program: Program, held: Running) -> None:
+    """It fails closed, and at once: connections that nobody will ever accept are refused."""
+    said, killed = held.expect(r"proxy\] +Started \(pid (\d+)"), []
+    while said[1] is not None:  # Each start, until one is not followed by another.
+        os.kill(int(said[1]), signal.SIGKILL)
+        killed.append(said[1])
+        said = held.expect(rf"not started again|proxy\] +Started \(pid (?!(?:{'|'.join(killed)}),)(\d+)")
+    done = program("enter", run_id(held), "--", "curl", "-sS", "--max-time", "30", "http://wiki.local/x")
+    assert done.returncode in (5, 6, 7), done  # No proxy, no name, no connection; 28 would be the timeout.
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_however_it_ends_nothing_of_it_is_left(
     program: Program, held: Running, number: signal.Signals

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -147,3 +150,37 @@ def test_a_subcommand_runs_in_an_undumpable_process(
     monkeypatch.setattr("nsharness.cli.runs.ps", lambda _: order.append("ps"))
     cli._dispatch(argparse.Namespace(command="ps"))
     assert order == ["undumpable", "ps"]
+
+
+def test_a_library_that_does_not_load_is_one_line(
+    dispatch: Callable[[Callable[[], int]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise ImportError("libcap.so.2: cannot open shared object file")
+
+    dispatch(fail)
+    assert cli.main(["ps"]) == 125
+    err = capsys.readouterr().err
+    assert err.startswith(
+        "nsharness: cannot load a library: libcap.so.2: cannot open shared object file (nsharness doctor"
+    )
+    assert err.count("\n") == 1
+
+
+def test_doctor_runs_before_anything_that_may_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nsharness.linux.process.make_undumpable", lambda: pytest.fail("needs python-prctl"))
+    monkeypatch.setattr("nsharness.cli.doctor.doctor", lambda _: 2)
+    assert cli._dispatch(argparse.Namespace(command="doctor")) == 2
+
+
+def test_a_disk_that_is_full_is_one_line_and_no_traceback() -> None:
+    program = (
+        "from nsharness import cli\n"
+        "cli._dispatch = lambda _: print('x' * 100_000) or 0\n"
+        "raise SystemExit(cli.main(['ps']))\n"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", program], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (125, "nsharness: cannot go on: No space left on device\n")

@@ -20,6 +20,8 @@ ACCOUNTS = {
 @pytest.fixture(autouse=True)
 def accounts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: ACCOUNTS[uid])
+    by_name = {entry.pw_name: entry for entry in ACCOUNTS.values()}
+    monkeypatch.setattr(pwd, "getpwnam", lambda name: by_name[name])
 
 
 def be(
@@ -120,3 +122,47 @@ def test_an_installation_with_a_setuid_or_setgid_bit_is_refused(
     be(monkeypatch, 1000, 100, **changes)
     with pytest.raises(NsharnessError, match="refusing to run setuid or setgid"):
         current({})
+
+
+@pytest.mark.parametrize(
+    ("user", "uid", "gid", "name"),
+    [
+        ("ada", 1000, 100, "ada"),
+        ("1000", 1000, 100, "ada"),
+        ("1000:4711", 1000, 4711, "ada"),
+        ("4711", 4711, 4711, "uid4711"),
+        ("4711:100", 4711, 100, "uid4711"),
+    ],
+)
+@pytest.mark.parametrize("environ", [{}, {"SUDO_UID": "1000", "SUDO_GID": "1000"}])
+def test_root_chooses_the_workloads_user_and_keeps_the_files(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], user: str, uid: int, gid: int, name: str
+) -> None:
+    be(monkeypatch, 0, 0)
+    found = current(environ, user)
+    assert (found.workload_uid, found.workload_gid, found.workload_name) == (uid, gid, name)
+    assert found.owner_uid == int(environ.get("SUDO_UID", "0"))
+    assert found.drop_to == (uid, gid)
+
+
+@pytest.mark.parametrize("user", ["root", "0", "00", "1000:0", "0:1000"])
+def test_nobody_makes_the_workload_root(monkeypatch: pytest.MonkeyPatch, user: str) -> None:
+    be(monkeypatch, 0, 0)
+    with pytest.raises(NsharnessError, match="never root"):
+        current({}, user)
+
+
+@pytest.mark.parametrize(
+    "user", ["", "nobody-here", "-1", "1000:", "1000:x", ":1000", "4294967295", "9" * 5000, "²"]
+)
+def test_a_workloads_user_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, user: str) -> None:
+    be(monkeypatch, 0, 0)
+    with pytest.raises(NsharnessError, match="no such user"):
+        current({}, user)
+
+
+def test_only_root_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    be(monkeypatch, 1000, 100)
+    assert current({}, "ada").workload_uid == 1000
+    with pytest.raises(NsharnessError, match="only root can choose"):
+        current({}, "4711")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsharness.policy.decide import Deny, body_denied, decide
-from nsharness.policy.guards import credential_in_query, override_header
+from nsharness.policy.guards import credential_in_query, fold, override_header
 from nsharness.policy.hosts import HostPattern
 from nsharness.policy.model import Policy, Rule
 from nsharness.policy.paths import PathGlob
@@ -96,7 +96,12 @@ def test_other_parameters_pass(query: str) -> None:
 def test_a_key_is_found_wherever_it_stands(before: str, pair: str, after: str) -> None:
     for separator in "&;":
         assert credential_in_query(f"{before}{separator}{pair}{separator}{after}") is not None
-    assert override_header([(before, after)]) is None
+
+
+@given(st.text(max_size=20))
+def test_only_headers_that_ask_for_another_target_are_overrides(name: str) -> None:
+    found = override_header([(name, "")])
+    assert found is None or found == fold(name)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from nsharness import __version__
 from nsharness.linux.examine import Check, examine, exit_code
@@ -36,7 +36,7 @@ def doctor(options: argparse.Namespace) -> int:
 
         print(apparmor.profile(apparmor.attachment()), end="")
         return 0
-    checks = examine(*_state())
+    checks = (*examine(*_state()), *_limits())
     code = exit_code(checks)
     if options.json:
         report = {
@@ -81,6 +81,27 @@ def _state() -> tuple[Path | None, Callable[[], AbstractContextManager[None]]]:
         return None, nullcontext  # python-prctl does not load, which has a line of its own.
     identity = current()
     return state_home(identity), identity.files
+
+
+def _limits() -> tuple[Check, ...]:
+    """What would enforce each key of a profile's ``[limits]`` here."""
+    try:
+        from nsharness.plan.limits import mechanisms
+        from nsharness.supervisor.limits import facts
+    except ImportError:
+        return ()
+    found = mechanisms(facts())
+    strong = [
+        f"{limit.name} {limit.mechanism}" for limit in found if limit.mechanism != "none" and not limit.weaker
+    ]
+    weak = [f"{limit.name}: {limit.weaker or 'nothing'}" for limit in found]
+    lacking = [
+        text for limit, text in zip(found, weak, strict=True) if limit.mechanism == "none" or limit.weaker
+    ]
+    lost = f"cannot be enforced as they are meant: {', '.join(lacking)}" if lacking else ""
+    level: Literal["green", "yellow"] = "yellow" if lacking else "green"
+    remedy = "see control groups above, or set best_effort = true" if lacking else ""
+    return (Check("limits", level, ", ".join(strong), lost, remedy, required=False),)
 
 
 def _colour() -> bool:

@@ -48,8 +48,9 @@ def started(
     try:
         yield process
     finally:
-        process.kill()
-        process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGHUP)  # Killed, it could not clear away after itself.
+        process.wait(DEADLINE)
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
                 stream.close()

@@ -79,6 +79,15 @@ def _dispatch(options: argparse.Namespace) -> int:
             from nsharness.cli.check import check
 
             return check(options)
+        case "plan":
+            from nsharness.cli.plan import plan
+
+            return plan(options)
+        case "diff" | "apply" | "discard":
+            from nsharness.cli import changes
+
+            commands = {"diff": changes.diff, "apply": changes.apply, "discard": changes.discard}
+            return commands[options.command](options)
         case _:
             from nsharness.cli.enter import enter
 
@@ -119,7 +128,25 @@ def _parser() -> argparse.ArgumentParser:
     entering.add_argument("run", metavar="RUN", help="its id, or how the id begins")
     entering.add_argument("argv", metavar="CMD", nargs="+", help="after --: the command and its arguments")
     _add_policy(commands)
+    _add_changes(commands)
     return parser
+
+
+def _add_changes(commands: argparse._SubParsersAction[_Parser]) -> None:
+    planning = commands.add_parser("plan", help="show what a sandbox would be", allow_abbrev=False)
+    planning.add_argument("--profile", metavar="P", help="as for why")
+    planning.add_argument("--json", action="store_true", help="as one JSON object")
+    comparing = commands.add_parser("diff", help="show what a run changed in its overlay", allow_abbrev=False)
+    applying = commands.add_parser("apply", help="carry a run's changes over", allow_abbrev=False)
+    discarding = commands.add_parser("discard", help="throw a run's changes away", allow_abbrev=False)
+    for each in (comparing, applying, discarding):
+        each.add_argument("run", metavar="RUN", help="its id, or how the id begins")
+    form = comparing.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as one JSON array")
+    form.add_argument("--patch", action="store_true", help="with the contents of text files")
+    applying.add_argument("path", metavar="PATH", nargs="*", help="only what is at or below these")
+    applying.add_argument("--force", action="store_true", help="also over files changed since the run began")
+    applying.add_argument("--json", action="store_true", help="as one JSON array")
 
 
 def _add_policy(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from nsharness.errors import NsharnessError
-from nsharness.policy.profile import Profile, ProxySettings, SandboxProxyRule
+from nsharness.policy.profile import FilesystemSettings, Profile, ProxySettings, SandboxProxyRule
 
 MAX_BYTES = 1 << 20
 """A profile is written by people; a file beyond this size is something else."""
@@ -26,16 +26,37 @@ _LINE = re.compile(r" ?\(at (line (\d+), column \d+|end of document)\)$")
 
 
 def load_profile(path: str | os.PathLike[str]) -> Profile:
-    """The profile in a TOML file. A file without ``name`` is called by its own name; ``upstream_ca`` comes
-    back as an absolute path.
+    """The profile in a TOML file. A file without ``name`` is called by its own name; ``upstream_ca`` and
+    shared paths come back as absolute paths, or as ones in the owner's home (``~``).
 
     ``NsharnessError`` for a file that cannot be read, is no UTF-8, no TOML, or no profile.
     """
     path = Path(path)
     profile = parse_profile(_read(path), str(path), default_name=_slug(path.stem))
-    if profile.upstream_ca is None:
-        return profile
-    return profile.model_copy(update={"upstream_ca": str(path.absolute().parent / profile.upstream_ca)})
+    return _anchored(profile, path.absolute().parent)
+
+
+def _anchored(profile: Profile, folder: Path) -> Profile:
+    """Relative paths are relative to the profile's file."""
+
+    def anchor(text: str) -> str:
+        return text if text.startswith("~") else os.path.normpath(folder / text)
+
+    update: dict[str, object] = {}
+    if profile.upstream_ca is not None:
+        update["upstream_ca"] = str(folder / profile.upstream_ca)
+    if profile.workspace is not None:
+        update["workspace"] = anchor(profile.workspace)
+    if "filesystem" in profile.model_fields_set:
+        files = profile.filesystem
+        changes: dict[str, object] = {
+            "read_only": tuple(map(anchor, files.read_only)),
+            "read_write": tuple(map(anchor, files.read_write)),
+        }
+        if files.workspace is not None:
+            changes["workspace"] = anchor(files.workspace)
+        update["filesystem"] = files.model_copy(update=changes)
+    return profile.model_copy(update=update) if update else profile
 
 
 def upstream_authorities(profile: Profile) -> str:
@@ -144,7 +165,11 @@ def _reason(kind: str, message: str, where: Key) -> tuple[str, str]:
 
 def _known(where: Key) -> list[str]:
     """The keys that are valid where an unknown one stood."""
-    inner: dict[object, type[BaseModel]] = {"sandbox_proxy_rules": SandboxProxyRule, "proxy": ProxySettings}
+    inner: dict[object, type[BaseModel]] = {
+        "sandbox_proxy_rules": SandboxProxyRule,
+        "proxy": ProxySettings,
+        "filesystem": FilesystemSettings,
+    }
     model = inner.get(where[0], Profile) if len(where) > 1 else Profile
     return list(model.model_fields)
 

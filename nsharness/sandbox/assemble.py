@@ -25,6 +25,7 @@ from nsharness.plan.steps import (
     Directory,
     File,
     Mask,
+    Overlay,
     Plan,
     Proc,
     ReadOnly,
@@ -32,6 +33,7 @@ from nsharness.plan.steps import (
     Symlink,
     Tmpfs,
 )
+from nsharness.sandbox import overlay
 
 _BASE: Final = "/tmp"  # Any directory that every host has; it is covered, and left behind with the old root.
 _ROOT_SIZE: Final = 16 << 20
@@ -52,6 +54,7 @@ def assemble(plan: Plan) -> int:
     next; it must be closed before any workload starts.
     """
     trees = _open_sources(plan)
+    layers = overlay.open_layers(plan)
     try:
         libc.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
         options = f"mode=0755,size={_ROOT_SIZE}"
@@ -60,7 +63,11 @@ def assemble(plan: Plan) -> int:
         procfs = -1
         for index, step in enumerate(plan.steps):
             try:
-                if isinstance(step, Proc):
+                if isinstance(step, Overlay):
+                    with file_access_as(plan.uid, plan.gid):
+                        place = _place(base, step.path)
+                        overlay.mount(layers[index], place)
+                elif isinstance(step, Proc):
                     procfs = _proc(base, step)
                 else:
                     _carry_out(step, base, plan, trees.get(index, -1))
@@ -70,7 +77,7 @@ def assemble(plan: Plan) -> int:
         mounts.pivot_root(_BASE)
         return procfs
     finally:
-        close_all(trees.values())
+        close_all([*trees.values(), *(one for three in layers.values() for one in three)])
 
 
 def _open_sources(plan: Plan) -> dict[int, int]:
@@ -108,7 +115,8 @@ def _carry_out(step: Step, base: int, plan: Plan, tree: int) -> None:
             with file_access_as(plan.uid, plan.gid):
                 _attach(tree, base, path)
         case Cover(path, by):
-            _cover(base, path, by)
+            with file_access_as(plan.uid, plan.gid):
+                _cover(base, path, by)
         case Device(path):
             mounts.set_attributes(tree, read_only=False, nodev=False, noexec=True)
             _file(path, "", 0o666)
@@ -124,7 +132,7 @@ def _carry_out(step: Step, base: int, plan: Plan, tree: int) -> None:
             _mask(path)
         case ReadOnly(path):
             _read_only(base, path)
-        case Proc():
+        case Proc() | Overlay():
             raise AssertionError("handled by the caller")
 
 

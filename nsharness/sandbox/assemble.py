@@ -54,7 +54,6 @@ def assemble(plan: Plan) -> int:
     next; it must be closed before any workload starts.
     """
     trees = _open_sources(plan)
-    layers = overlay.open_layers(plan)
     try:
         libc.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
         options = f"mode=0755,size={_ROOT_SIZE}"
@@ -63,11 +62,7 @@ def assemble(plan: Plan) -> int:
         procfs = -1
         for index, step in enumerate(plan.steps):
             try:
-                if isinstance(step, Overlay):
-                    with file_access_as(plan.uid, plan.gid):
-                        place = _place(base, step.path)
-                        overlay.mount(layers[index], place)
-                elif isinstance(step, Proc):
+                if isinstance(step, Proc):
                     procfs = _proc(base, step)
                 else:
                     _carry_out(step, base, plan, trees.get(index, -1))
@@ -77,17 +72,20 @@ def assemble(plan: Plan) -> int:
         mounts.pivot_root(_BASE)
         return procfs
     finally:
-        close_all([*trees.values(), *(one for three in layers.values() for one in three)])
+        close_all(trees.values())
 
 
 def _open_sources(plan: Plan) -> dict[int, int]:
     """A detached clone of every mount source, by the step's number in the plan."""
     trees: dict[int, int] = {}
     for index, step in enumerate(plan.steps):
-        if not isinstance(step, Bind | Device):
+        if not isinstance(step, Bind | Device | Overlay):
             continue
         source = step.path if isinstance(step, Device) else step.source
         try:
+            if isinstance(step, Overlay):
+                trees[index] = overlay.mounted(step, plan)
+                continue
             with file_access_as(plan.uid, plan.gid):
                 place = os.open(source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
@@ -114,6 +112,10 @@ def _carry_out(step: Step, base: int, plan: Plan, tree: int) -> None:
             # The place may be in the workload's home, where root without capabilities is nobody.
             with file_access_as(plan.uid, plan.gid):
                 _attach(tree, base, path)
+        case Overlay(_, path):
+            mounts.set_attributes(tree, read_only=False)
+            with file_access_as(plan.uid, plan.gid):
+                _attach(tree, base, path)
         case Cover(path, by):
             with file_access_as(plan.uid, plan.gid):
                 _cover(base, path, by)
@@ -132,7 +134,7 @@ def _carry_out(step: Step, base: int, plan: Plan, tree: int) -> None:
             _mask(path)
         case ReadOnly(path):
             _read_only(base, path)
-        case Proc() | Overlay():
+        case Proc():
             raise AssertionError("handled by the caller")
 
 

@@ -1,53 +1,63 @@
-"""Mount overlays (overlayfs, Documentation/filesystems/overlayfs.rst) for the workload.
+"""Make overlays (overlayfs, Documentation/filesystems/overlayfs.rst) for the workload.
 
-The mounter's file-system user is the workload's: overlayfs works on the layers with the rights of whoever
-mounted it, so that what the workload makes there is its own, and no capability of ours is lent to it.
+overlayfs works on its layers with the rights of whoever mounted it, and needs CAP_DAC_OVERRIDE among them. So
+a helper process mounts it, as the workload's user, with capabilities only in a user namespace of its own in
+which that user is the only one: nothing is lent to the workload, as root no more than without. What comes
+back is a detached mount, like that of any other source.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Final
+import socket
 
-from nsharness.linux import libc, mounts
-from nsharness.linux.fds import close_all
-from nsharness.linux.process import file_access_as
+from nsharness.linux import fds, libc, mounts, process, userns
 from nsharness.plan.steps import Overlay, Plan
 
-type Layers = tuple[int, int, int]
 
-_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-def open_layers(plan: Plan) -> dict[int, Layers]:
-    """Descriptors of lower, upper and work directory of each overlay, by the step's number in the plan."""
-    layers: dict[int, Layers] = {}
-    for index, step in enumerate(plan.steps):
-        if isinstance(step, Overlay):
-            opened: list[int] = []
-            try:
-                with file_access_as(plan.uid, plan.gid):
-                    opened.append(os.open(step.source, _DIRECTORY))
-                opened.extend(_open_kept(path, plan) for path in (step.upper, step.work))
-            except OSError as error:
-                close_all([*opened, *(one for three in layers.values() for one in three)])
-                raise OSError(error.errno, f"{step.describe()}: {error.strerror}") from error
-            layers[index] = (opened[0], opened[1], opened[2])
-    return layers
+def mounted(step: Overlay, plan: Plan) -> int:
+    """A detached overlay, close-on-exec. ``OSError`` as the kernel gives it."""
+    ours, theirs = fds.message_pair()
+    with ours, theirs:
+        pid = os.fork()
+        if pid == 0:
+            _helper(step, plan, theirs)
+        theirs.close()
+        message, descriptors = fds.receive(ours)
+        os.waitpid(pid, 0)
+    if not descriptors:
+        message = message or {"errno": 0, "why": "its helper process ended"}
+        raise OSError(message["errno"], message["why"])
+    return descriptors[0]
 
 
-def _open_kept(path: str, plan: Plan) -> int:
-    """A directory in the run's folder, which is the workload's user's, or root's own when root has nobody
-    behind it; the path is ours, no workload had a hand in it."""
+def _helper(step: Overlay, plan: Plan, answer: socket.socket) -> None:
+    """Never returns."""
     try:
-        with file_access_as(plan.uid, plan.gid):
-            return os.open(path, _DIRECTORY)
+        # The working directory follows into a new mount namespace (unshare(2)); an open descriptor would stay
+        # in the old one, and overlayfs takes no layer from there.
+        _enter(os.path.dirname(step.upper), plan)
+        process.become_keeping_capabilities(plan.uid, plan.gid)
+        process.make_dumpable()
+        userns.enter_new(os.CLONE_NEWNS)
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        # By a descriptor's name: no character of a path has a meaning in the options then.
+        lower = f"/proc/self/fd/{os.open(step.source, flags)}"
+        upper, work = os.path.basename(step.upper), os.path.basename(step.work)
+        options = f"lowerdir={lower},upperdir={upper},workdir={work},userxattr"
+        libc.mount("overlay", lower, "overlay", mounts.MS_NOSUID | mounts.MS_NODEV, options)
+        tree = mounts.clone_tree(os.open(step.source, flags))
+        fds.send(answer, {}, [tree])
+    except OSError as error:
+        fds.send(answer, {"errno": error.errno or 0, "why": error.strerror or str(error)})
+    finally:
+        os._exit(0)
+
+
+def _enter(path: str, plan: Plan) -> None:
+    """Go to the directory of the layers: the person's own, or root's when nobody is behind root."""
+    try:
+        with process.file_access_as(plan.uid, plan.gid):
+            os.chdir(path)
     except PermissionError:
-        return os.open(path, _DIRECTORY)
-
-
-def mount(layers: Layers, place: str) -> None:
-    """Mount one at ``place``. Its options name descriptors: no character of a path has a meaning there."""
-    lower, upper, work = (f"/proc/self/fd/{descriptor}" for descriptor in layers)
-    options = f"lowerdir={lower},upperdir={upper},workdir={work},userxattr"
-    libc.mount("overlay", place, "overlay", mounts.MS_NOSUID | mounts.MS_NODEV, options)
+        os.chdir(path)

@@ -58,7 +58,7 @@ def create(run: RunDirectory) -> Layers:
         for directory in (path, path / "upper", path / "work"):
             directory.mkdir(mode=0o700, exist_ok=True)
     if identity.drop_to is not None and identity.drop_to[0] != identity.owner_uid:
-        for directory in (path / "upper", path / "work"):
+        for directory in (path / "upper", path / "work", path):
             os.chown(directory, *identity.drop_to, follow_symlinks=False)
     return Layers(path, _locked(run, path), run)
 

@@ -11,7 +11,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -46,19 +46,24 @@ def unlocked(parent: int, name: str) -> Iterator[Upper]:
     modes: dict[str, int] = {}
     with opened(parent, name, os.O_PATH | os.O_DIRECTORY) as top:
         try:
-            _open_up(top, "", modes)
+            _open_up(top, "", modes)  # Itself too: the workload's workspace is its top.
             for path in _walk(top, ""):
                 _open_up(top, path, modes)
             yield Upper(top, modes)
         finally:
             for path, mode in reversed(modes.items()):
-                with suppress(OSError), opened(top, path, os.O_PATH) as place:
+                with suppress(OSError), _place(top, path) as place:
                     set_mode(place, mode)
+
+
+def _place(top: int, path: str) -> AbstractContextManager[int]:
+    """The entry, without a permission on it; the top itself by the descriptor that is there."""
+    return opened(top, path, os.O_PATH) if path else nullcontext(top)
 
 
 def _open_up(top: int, path: str, modes: dict[str, int]) -> None:
     try:
-        with opened(top, path, os.O_PATH) as place:
+        with _place(top, path) as place:
             mode = os.fstat(place).st_mode
             needed = 0o700 if stat.S_ISDIR(mode) else 0o400 if stat.S_ISREG(mode) else 0
             if mode & needed != needed:

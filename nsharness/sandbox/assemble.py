@@ -107,15 +107,12 @@ def _carry_out(step: Step, base: int, plan: Plan, tree: int) -> None:
         case File(path, content, mode, owned):
             with file_access_as(plan.uid, plan.gid) if owned else nullcontext():
                 _file(path, content, mode)
-        case Bind(_, path, writable, noexec):
-            mounts.set_attributes(tree, read_only=not writable, noexec=noexec)
+        case Bind() | Overlay():
+            read_only = isinstance(step, Bind) and not step.writable
+            mounts.set_attributes(tree, read_only=read_only, noexec=isinstance(step, Bind) and step.noexec)
             # The place may be in the workload's home, where root without capabilities is nobody.
             with file_access_as(plan.uid, plan.gid):
-                _attach(tree, base, path)
-        case Overlay(_, path):
-            mounts.set_attributes(tree, read_only=False)
-            with file_access_as(plan.uid, plan.gid):
-                _attach(tree, base, path)
+                _attach(tree, base, step.path)
         case Cover(path, by):
             with file_access_as(plan.uid, plan.gid):
                 _cover(base, path, by)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 from nsharness.linux import fds, libc, mounts, process, userns
 from nsharness.plan.steps import Overlay, Plan
@@ -36,14 +37,14 @@ def _helper(step: Overlay, plan: Plan, answer: socket.socket) -> None:
     try:
         # The working directory follows into a new mount namespace (unshare(2)); an open descriptor would stay
         # in the old one, and overlayfs takes no layer from there.
-        _enter(os.path.dirname(step.upper), plan)
+        _enter(Path(step.upper).parent, plan)
         process.become_keeping_capabilities(plan.uid, plan.gid)
         process.make_dumpable()
         userns.enter_new(os.CLONE_NEWNS)
         flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         # By a descriptor's name: no character of a path has a meaning in the options then.
         lower = f"/proc/self/fd/{os.open(step.source, flags)}"
-        upper, work = os.path.basename(step.upper), os.path.basename(step.work)
+        upper, work = Path(step.upper).name, Path(step.work).name
         options = f"lowerdir={lower},upperdir={upper},workdir={work},userxattr"
         libc.mount("overlay", lower, "overlay", mounts.MS_NOSUID | mounts.MS_NODEV, options)
         tree = mounts.clone_tree(os.open(step.source, flags))
@@ -54,7 +55,7 @@ def _helper(step: Overlay, plan: Plan, answer: socket.socket) -> None:
         os._exit(0)
 
 
-def _enter(path: str, plan: Plan) -> None:
+def _enter(path: Path, plan: Plan) -> None:
     """Go to the directory of the layers: the person's own, or root's when nobody is behind root."""
     try:
         with process.file_access_as(plan.uid, plan.gid):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,8 +89,7 @@ def place(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     with opened_session(home / "state", person) as session:
         monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
         yield Place(session, workspace, person, capsys)
-    for folder in (path for path in [home, *home.rglob("*")] if path.is_dir() and not path.is_symlink()):
-        folder.chmod(0o700)
+    subprocess.run(["chmod", "-R", "u+rwX", str(home)], check=True)
     shutil.rmtree(home)
 
 
@@ -167,6 +167,16 @@ def test_files_that_the_host_may_run_are_named(place: Place) -> None:
     assert code == 0
     warned = {line.split(": ")[2] for line in text.splitlines() if "warning" in line}
     assert warned == {".git", ".git/hooks", ".git/hooks/post-checkout", ".claude/settings.json", "run"}
+
+
+def test_what_must_not_be_copied_is_refused_and_the_rest_applied(place: Place) -> None:
+    with place.box() as box:
+        box.out("cp /bin/true suid; chmod 4755 suid; mkfifo pipe; mkdir -p d; mkfifo d/pipe; echo n > new")
+    code, text = place.command("apply", "--json")
+    assert code == 1
+    results = {each["path"]: each["result"] for each in json.loads(text)}
+    refused = dict.fromkeys(["suid", "pipe", "d/pipe"], "refused")
+    assert results == {**refused, "new": "applied", "d": "applied"}
     assert (place.workspace / "new").exists()
     assert not (place.workspace / "suid").exists()
 

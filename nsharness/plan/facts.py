@@ -71,9 +71,9 @@ class HostFacts:
         return entry.kind if entry else None
 
 
-def gather(extra: Iterable[str] = (), *, hide: Iterable[str] = (), folders: Iterable[str] = ()) -> HostFacts:
+def gather(extra: Iterable[str] = (), *, hide: Iterable[str] = (), shared: Iterable[str] = ()) -> HostFacts:
     """Look at the system directories, ``/etc``'s harmless part, the ``extra`` paths, and what there is to
-    ``hide`` in the shared ``folders``.
+    ``hide`` in the ``shared`` folders.
 
     An extra path that leads over a symbolic link counts as one: what the plan shows is what will be mounted.
     """
@@ -86,8 +86,9 @@ def gather(extra: Iterable[str] = (), *, hide: Iterable[str] = (), folders: Iter
         if entry is not None:
             entries[path] = entry
     bundle = next((path for path in CA_BUNDLES if Path(path).is_file()), None)
+    folders = tuple(path for path in shared if (entry := _look(path)) and entry.kind == "directory")
     text = Path(bundle).read_text(encoding="utf-8") if bundle else ""
-    return HostFacts(entries, text, _hidden(tuple(folders), tuple(hide)))
+    return HostFacts(entries, text, _hidden(folders, tuple(hide)))
 
 
 def _hidden(folders: tuple[str, ...], hide: tuple[str, ...]) -> dict[str, Found]:
@@ -95,8 +96,8 @@ def _hidden(folders: tuple[str, ...], hide: tuple[str, ...]) -> dict[str, Found]
     for folder in folders if hide else ():
         found |= hidden(folder, listing(folder), hide)
     # A link's target may lie in another folder, or in none: then it is not in the sandbox at all.
-    shared = tuple(folder + "/" for folder in folders)
-    return {path: _now(path, kind) for path, kind in found.items() if path.startswith(shared)}
+    inside = tuple(folder + "/" for folder in folders)
+    return {path: _now(path, kind) for path, kind in found.items() if path.startswith(inside)}
 
 
 def _now(path: str, kind: Found) -> Found:

@@ -44,9 +44,8 @@ def plan_for(
             for path in (*files.read_only, *files.read_write, *([files.workspace] if files.workspace else []))
         }
         workspace = resolved[files.workspace] if files.workspace else None
-        folders = [path for path in resolved.values() if Path(path).is_dir()]
         inner = protectable(workspace, files.protect) if workspace and files.workspace_mode == "rw" else []
-        facts = gather([*resolved.values(), *inner], hide=files.hide, folders=folders)
+        facts = gather([*resolved.values(), *inner], hide=files.hide, shared=resolved.values())
         private = _private_paths(identity)
     request = Request(
         sandbox=sandbox,

@@ -39,12 +39,24 @@ LAYERS = {
     "policy": ["errors", "credentials"],
     "plan": ["errors"],
     "linux": ["errors"],
+    "overlay": ["errors", "linux"],
     "credentials": ["errors", "linux", "policy"],
     "sandbox": ["errors", "linux", "plan"],
-    "supervisor": ["errors", "linux", "policy", "credentials", "plan", "audit"],
+    "supervisor": ["errors", "linux", "policy", "credentials", "plan", "audit", "overlay"],
     "agent": ["errors", "policy"],
     "stages": ["errors", "policy", "agent"],
-    "cli": ["errors", "linux", "policy", "credentials", "plan", "audit", "supervisor", "agent", "stages"],
+    "cli": [
+        "errors",
+        "linux",
+        "policy",
+        "credentials",
+        "plan",
+        "audit",
+        "overlay",
+        "supervisor",
+        "agent",
+        "stages",
+    ],
 }
 # The probe for a veth pair makes one, with the code that sandboxes are made with.
 EXEMPT = {("nsharness.linux.chain", "nsharness.sandbox.gateway")}

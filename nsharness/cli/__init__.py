@@ -7,9 +7,10 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from types import FrameType
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from nsharness.errors import ASK_DOCTOR, NsharnessError
 
@@ -117,62 +118,46 @@ def _interrupt(number: int, _: FrameType | None) -> NoReturn:
     raise Interrupted(number)
 
 
+# Where the commands are, and what they are called there when that is not their own name.
+_COMMANDS: Final = {
+    "apply": ("changes", ""),
+    "check": ("check", ""),
+    "diff": ("changes", ""),
+    "discard": ("changes", ""),
+    "doctor": ("doctor", ""),
+    "enter": ("enter", ""),
+    "exec": ("execute", "execute"),
+    "gc": ("gc", ""),
+    "plan": ("plan", ""),
+    "ps": ("runs", ""),
+    "run": ("run", ""),
+    "secret": ("secret", ""),
+    "shell": ("execute", "execute"),
+    "stop": ("runs", ""),
+    "trust": ("trust", ""),
+    "why": ("why", ""),
+}
+_WAITING: Final = frozenset({"enter", "exec", "run", "shell"})
+"""Commands that wait for others, in which a signal must not wait as well."""
+
+
 def _dispatch(options: argparse.Namespace) -> int:
-    if options.command == "doctor":
-        # Before anything that needs python-prctl: whether that loads is one of the questions.
-        from nsharness.cli.doctor import doctor
+    name: str = options.command
+    if name != "doctor":
+        # That one asks whether python-prctl loads at all.
+        from nsharness.linux.process import make_undumpable
 
-        return doctor(options)
-    from nsharness.linux.process import make_undumpable
+        make_undumpable()
+    module, function = _COMMANDS[name]
+    command: Callable[[argparse.Namespace], int] = getattr(
+        import_module(f"nsharness.cli.{module}"), function or name
+    )
+    if name not in _WAITING:
+        return command(options)
+    from nsharness.linux.signals import prompt_handlers
 
-    make_undumpable()
-    match options.command:
-        case "run":
-            from nsharness.cli.run import run
-            from nsharness.linux.signals import prompt_handlers
-
-            with prompt_handlers():
-                return run(options)
-        case "exec" | "shell":
-            from nsharness.cli.execute import execute
-            from nsharness.linux.signals import prompt_handlers
-
-            with prompt_handlers():
-                return execute(options)
-        case "trust":
-            from nsharness.cli.trust import trust
-
-            return trust(options)
-        case "secret":
-            from nsharness.cli.secret import secret
-
-            return secret(options)
-        case "ps":
-            from nsharness.cli.runs import ps
-
-            return ps(options)
-        case "stop":
-            from nsharness.cli.runs import stop
-
-            return stop(options)
-        case "gc":
-            from nsharness.cli.gc import gc
-
-            return gc(options)
-        case "why":
-            from nsharness.cli.why import why
-
-            return why(options)
-        case "check":
-            from nsharness.cli.check import check
-
-            return check(options)
-        case _:
-            from nsharness.cli.enter import enter
-            from nsharness.linux.signals import prompt_handlers
-
-            with prompt_handlers():
-                return enter(options)
+    with prompt_handlers():
+        return command(options)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -216,6 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     entering.add_argument("run", metavar="RUN", help="its id, or how the id begins")
     entering.add_argument("argv", metavar="CMD", nargs="+", help="after --: the command and its arguments")
     _add_policy(commands)
+    _add_changes(commands)
     _add_doctor(commands)
     return parser
 
@@ -235,6 +221,8 @@ def _add_exec(commands: argparse._SubParsersAction[_Parser]) -> None:
             default=[],
             help="'HOST: HEADER = VALUE with {{ secret-name.key }}'",
         )
+        add("--ro", metavar="PATH", action="append", default=[], help="a path that the command may read")
+        add("--rw", metavar="PATH", action="append", default=[], help="a path that it may write to as well")
         add("--env", metavar="K[=V]", action="append", default=[], help="a variable for the command")
         add(
             "--timeout", metavar="S", type=_seconds, help="end everything after S seconds, with exit code 124"
@@ -267,6 +255,23 @@ def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:
     output.add_argument(
         "--apparmor-profile", action="store_true", help="print a profile that allows user namespaces"
     )
+
+
+def _add_changes(commands: argparse._SubParsersAction[_Parser]) -> None:
+    planning = commands.add_parser("plan", help="show what a sandbox would be", allow_abbrev=False)
+    planning.add_argument("--profile", metavar="P", help="as for why")
+    planning.add_argument("--json", action="store_true", help="as one JSON object")
+    comparing = commands.add_parser("diff", help="show what a run changed in its overlay", allow_abbrev=False)
+    applying = commands.add_parser("apply", help="carry a run's changes over", allow_abbrev=False)
+    discarding = commands.add_parser("discard", help="throw a run's changes away", allow_abbrev=False)
+    for each in (comparing, applying, discarding):
+        each.add_argument("run", metavar="RUN", help="its id, or how the id begins")
+    form = comparing.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as one JSON array")
+    form.add_argument("--patch", action="store_true", help="with the contents of text files")
+    applying.add_argument("path", metavar="PATH", nargs="*", help="only what is at or below these")
+    applying.add_argument("--force", action="store_true", help="also over files changed since the run began")
+    applying.add_argument("--json", action="store_true", help="as one JSON array")
 
 
 def _add_policy(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -58,7 +58,7 @@ def _object(chosen: Chosen, policy: Policy) -> dict[str, Any]:
         "upstreams": upstreams,
         "upstream_ca": chosen.profile.upstream_ca,
         "environment": sorted(chosen.profile.env),
-        "limits": {k: v for k, v in chosen.profile.limits.values().items() if v is not None},
+        "limits": {k: v for k, v in chosen.profile.limit_values().items() if v is not None},
     }
 
 
@@ -88,7 +88,7 @@ def _limits(profile: Profile) -> list[str]:
     if not profile.limits.model_fields_set:
         return []
     try:
-        return [limit.describe() for limit in plan_limits(profile.limits.values()).limits]
+        return [limit.describe() for limit in plan_limits(profile.limit_values()).limits]
     except NsharnessError as error:
         return [f"limits: {error}"]
 

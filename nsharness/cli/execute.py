@@ -132,13 +132,23 @@ def _profile(options: argparse.Namespace, identity: Identity) -> Profile:
     named = None if options.profile is None else Path(options.profile)
     path = find_profile(Path(cwd), identity) if named is None else named
     profile, digest = (Profile(name="exec"), "") if path is None else load_with_digest(path)
-    workspace = profile.workspace
-    if workspace is None and not options.no_workspace and _is_shareable(cwd, identity):
-        workspace = cwd
-    if path is not None and workspace is not None:
-        TrustStore(identity).check(path, digest, [workspace])
-    replaced = {} if workspace is None else {"workspace": workspace}
-    return adjusted(profile, allow=options.allow, inject=options.inject, **replaced)
+    files = profile.files
+    shared: dict[str, object] = {
+        "read_only": (*files.read_only, *map(_absolute, options.ro)),
+        "read_write": (*files.read_write, *map(_absolute, options.rw)),
+    }
+    if files.workspace is None and not options.no_workspace and _is_shareable(cwd, identity):
+        shared["workspace"] = cwd
+    files = files.model_copy(update=shared)
+    if path is not None:
+        writable = [*files.read_write, *([files.workspace] if files.workspace else [])]
+        TrustStore(identity).check(path, digest, [Path(each).expanduser() for each in writable])
+    profile = profile.model_copy(update={"workspace": None})
+    return adjusted(profile, allow=options.allow, inject=options.inject, filesystem=files)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - what links lead to is said by the plan
 
 
 def _working_directory() -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from nsharness.errors import NsharnessError
 from nsharness.plan.facts import CA_BUNDLES, ETC_ENTRIES, SYSTEM_DIRECTORIES, HostFacts
@@ -18,6 +18,7 @@ from nsharness.plan.steps import (
     Directory,
     File,
     Mask,
+    Overlay,
     Plan,
     Proc,
     ReadOnly,
@@ -32,6 +33,10 @@ CA_FILE: Final = "/etc/nsharness/ca.pem"
 """The run's certificate authority alone, for clients that add to their own bundle (Node, Deno)."""
 CA_BUNDLE: Final = "/etc/nsharness/ca-bundle.pem"
 """The host's trusted certificates and the run's authority, for clients that take one file."""
+
+HIDDEN_FILE: Final = "/etc/nsharness/hidden"
+"""An empty file, put over files that are hidden; ``HIDDEN_DIRECTORY`` over directories."""
+HIDDEN_DIRECTORY: Final = "/etc/nsharness/hidden.d"
 
 # runc and crun mask and protect the same entries: they leak host state or act on the host.
 _MASKED_PROC: Final = (
@@ -79,6 +84,12 @@ class Request:
     """Paths of the host that no share may hold or lie in: where secrets and the records of runs are."""
     environment: Mapping[str, str] = field(default_factory=dict)
     limits: LimitPlan = field(default_factory=LimitPlan)
+    workspace_mode: Literal["rw", "ro", "overlay"] = "rw"
+    overlay: str = ""
+    """The directory for an overlay's layers, ``upper`` and ``work`` in it."""
+    protect: tuple[str, ...] = ()
+    """Paths below a writable workspace that are read-only where they exist."""
+    resolved: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tmp_size(self) -> int:
@@ -99,7 +110,8 @@ def compose(request: Request, facts: HostFacts) -> Plan:
         *_dev(request),
         *_private(request, home),
     ]
-    steps += [*_shared(request, facts, home, _mount_points(steps)), ReadOnly("/")]
+    shared = _shared(request, facts, home, _mount_points(steps))
+    steps += [*shared, *_hidden(shared, facts), ReadOnly("/")]
     return Plan(
         sandbox=request.sandbox,
         hostname=request.sandbox[:63],
@@ -109,6 +121,7 @@ def compose(request: Request, facts: HostFacts) -> Plan:
         environment=_environment(request, home),
         steps=tuple(steps),
         limits=request.limits,
+        resolved=request.resolved,
     )
 
 
@@ -153,6 +166,8 @@ def _etc(request: Request, facts: HostFacts, home: str) -> list[Step]:
         File("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n"),
         Directory("/etc/nsharness"),
     ]
+    if facts.hidden:
+        steps += [File(HIDDEN_FILE, ""), Directory(HIDDEN_DIRECTORY)]
     made = {"/etc"}
     for path in ETC_ENTRIES:
         kind = facts.kind(path)
@@ -234,12 +249,15 @@ def _mount_points(steps: list[Step]) -> list[str]:
 
 def _shared(request: Request, facts: HostFacts, home: str, mounted: list[str]) -> list[Step]:
     """The paths that the profile names, outer ones first so that an inner one is not covered."""
-    writable_paths = [*request.read_write, *([request.workspace] if request.workspace else [])]
-    wanted = [(path, False) for path in request.read_only] + [(path, True) for path in writable_paths]
+    workspace = request.workspace
+    wanted = [(path, False) for path in request.read_only] + [(path, True) for path in request.read_write]
+    if workspace:
+        wanted.append((workspace, request.workspace_mode != "ro"))
+    protected = _protected(request, facts)
     steps: list[Step] = []
     made = {"/tmp", "/var", "/var/tmp", "/run", "/etc", *SYSTEM_DIRECTORIES, home}
     bound: list[str] = []
-    for path, writable in sorted(set(wanted)):
+    for path, writable in sorted({*wanted, *protected}):
         _check_share(path, writable, request, mounted)
         kind = facts.kind(path)
         if kind not in ("directory", "file"):
@@ -250,9 +268,70 @@ def _shared(request: Request, facts: HostFacts, home: str, mounted: list[str]) -
             steps += [Directory(parent, owned=own) for parent in _parents(path, made)]
             steps.append(Directory(path, owned=own) if kind == "directory" else File(path, "", owned=own))
             made.add(path)
-        steps.append(Bind(path, path, writable=writable))
+        if path == workspace and request.workspace_mode == "overlay":
+            if kind != "directory":
+                raise NsharnessError(f"cannot lay an overlay over {path!r}", why="it is no directory")
+            steps.append(Overlay(path, path, f"{request.overlay}/upper", f"{request.overlay}/work"))
+        else:
+            steps.append(Bind(path, path, writable=writable))
         bound.append(path)
     return steps
+
+
+def protectable(workspace: str, protect: Iterable[str]) -> list[str]:
+    """What a plan must know about in a workspace: the protected paths and the directories above them."""
+    paths = {posixpath.join(workspace, relative) for relative in protect}
+    above = {parent for path in paths for parent in _parents(path, {workspace})}
+    return sorted({*paths, *above})
+
+
+def _protected(request: Request, facts: HostFacts) -> set[tuple[str, bool]]:
+    """Binds, as path and whether writable, that keep the workload from what the host would run.
+
+    A directory above a protected path is bound over itself: a place where something is mounted cannot be
+    renamed or removed (rename(2), EBUSY), so that no other can take its name.
+    """
+    if not request.workspace or request.workspace_mode != "rw":
+        return set()
+    binds: set[tuple[str, bool]] = set()
+    for relative in request.protect:
+        path = posixpath.join(request.workspace, relative)
+        asked = _within(path, *request.read_write, *request.read_only)
+        if facts.kind(path) in ("directory", "file") and not asked and not _covered(path, facts):
+            binds.add((path, False))
+            binds |= {(parent, True) for parent in _parents(path, {request.workspace})}
+        elif (parent := posixpath.dirname(path)) != request.workspace and facts.kind(parent) == "file":
+            binds.add((parent, False))  # The .git of a worktree is a file that says where the hooks are.
+    # Where one is protected as a whole, nothing in it is writable again.
+    closed = [path for path, writable in binds if not writable]
+    given = {*request.read_write, *request.read_only}
+    return {
+        (path, writable)
+        for path, writable in binds
+        if path not in given and not (writable and _within(path, *closed))
+    }
+
+
+def _covered(path: str, facts: HostFacts) -> bool:
+    return any(_within(path, one) for one in facts.hidden)
+
+
+def _hidden(shared: list[Step], facts: HostFacts) -> list[Step]:
+    """Covers over what is hidden. ``NsharnessError`` for a share that is, or lies in, one."""
+    places = [step.path for step in shared if isinstance(step, Bind | Overlay)]
+    for path in places:
+        if _covered(path, facts):
+            raise NsharnessError(
+                f"cannot share {path!r}", why="hide covers it", hint="change hide, or leave the share out"
+            )
+    covers: list[Step] = []
+    outermost: list[str] = []
+    for path in sorted(facts.hidden):
+        if _within(path, *places) and not _within(path, *outermost):
+            outermost.append(path)
+            directory = facts.hidden[path] in ("directory", "unreadable")
+            covers.append(Cover(path, HIDDEN_DIRECTORY if directory else HIDDEN_FILE))
+    return covers
 
 
 def _check_share(path: str, writable: bool, request: Request, mounted: list[str]) -> None:

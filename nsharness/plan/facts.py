@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from nsharness.plan.hiding import Found, hidden
+from nsharness.plan.listing import listing
+
 type Kind = Literal["directory", "file", "symlink", "special"]
 
 SYSTEM_DIRECTORIES: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix", "/gnu")
@@ -59,6 +62,8 @@ class HostFacts:
 
     entries: dict[str, Entry] = field(default_factory=dict)
     ca_bundle: str = ""
+    hidden: dict[str, Found] = field(default_factory=dict)
+    """What the profile's ``hide`` means in the shared folders, by path."""
 
     def kind(self, path: str) -> Kind | None:
         """What is at ``path``, None when nothing is or when it was not asked for."""
@@ -66,8 +71,9 @@ class HostFacts:
         return entry.kind if entry else None
 
 
-def gather(extra: Iterable[str] = ()) -> HostFacts:
-    """Look at the system directories, ``/etc``'s harmless part and the ``extra`` paths.
+def gather(extra: Iterable[str] = (), *, hide: Iterable[str] = (), shared: Iterable[str] = ()) -> HostFacts:
+    """Look at the system directories, ``/etc``'s harmless part, the ``extra`` paths, and what there is to
+    ``hide`` in the ``shared`` folders.
 
     An extra path that leads over a symbolic link counts as one: what the plan shows is what will be mounted.
     """
@@ -80,7 +86,23 @@ def gather(extra: Iterable[str] = ()) -> HostFacts:
         if entry is not None:
             entries[path] = entry
     bundle = next((path for path in CA_BUNDLES if Path(path).is_file()), None)
-    return HostFacts(entries, Path(bundle).read_text(encoding="utf-8") if bundle else "")
+    folders = tuple(path for path in shared if (entry := _look(path)) and entry.kind == "directory")
+    text = Path(bundle).read_text(encoding="utf-8") if bundle else ""
+    return HostFacts(entries, text, _hidden(folders, tuple(hide)))
+
+
+def _hidden(folders: tuple[str, ...], hide: tuple[str, ...]) -> dict[str, Found]:
+    found: dict[str, Found] = {}
+    for folder in folders if hide else ():
+        found |= hidden(folder, listing(folder), hide)
+    # A link's target may lie in another folder, or in none: then it is not in the sandbox at all.
+    inside = tuple(folder + "/" for folder in folders)
+    return {path: _now(path, kind) for path, kind in found.items() if path.startswith(inside)}
+
+
+def _now(path: str, kind: Found) -> Found:
+    entry = _look(path)
+    return kind if kind == "unreadable" or entry is None else entry.kind
 
 
 def _look(path: str) -> Entry | None:

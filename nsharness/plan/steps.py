@@ -69,8 +69,24 @@ class Bind:
 
 
 @dataclass(frozen=True, slots=True)
+class Overlay:
+    """A copy-on-write layer over a directory of the host; what is changed goes to ``upper`` (overlayfs).
+
+    ``work`` is the kernel's, on the same file system. Mounts below ``source`` do not appear.
+    """
+
+    source: str
+    path: str
+    upper: str
+    work: str
+
+    def describe(self) -> str:
+        return f"overlay    {self.path} (changes go to {self.upper})"
+
+
+@dataclass(frozen=True, slots=True)
 class Cover:
-    """Put the file ``by``, one of the sandbox's own, over the file at ``path``, which lies in a bind."""
+    """Put the file or directory ``by``, one of the sandbox's own, over the one at ``path``, in a share."""
 
     path: str
     by: str
@@ -142,11 +158,13 @@ class ReadOnly:
         return f"read-only  {self.path}"
 
 
-type Step = Directory | Symlink | File | Bind | Cover | Device | Tmpfs | Proc | Devpts | Mask | ReadOnly
+type Step = (
+    Directory | Symlink | File | Bind | Overlay | Cover | Device | Tmpfs | Proc | Devpts | Mask | ReadOnly
+)
 
 _KINDS: Final[dict[str, type[Any]]] = {
     kind.__name__.lower(): kind
-    for kind in (Directory, Symlink, File, Bind, Cover, Device, Tmpfs, Proc, Devpts, Mask, ReadOnly)
+    for kind in (Directory, Symlink, File, Bind, Overlay, Cover, Device, Tmpfs, Proc, Devpts, Mask, ReadOnly)
 }
 
 
@@ -162,6 +180,8 @@ class Plan:
     environment: Mapping[str, str]
     steps: tuple[Step, ...]
     limits: LimitPlan = field(default_factory=LimitPlan)
+    resolved: Mapping[str, str] = field(default_factory=dict)
+    """Paths that the profile names and that led elsewhere over symlinks, to where they led."""
 
     def describe(self) -> str:
         """One line a step, in the order in which they are carried out."""
@@ -169,6 +189,7 @@ class Plan:
             f"sandbox    {self.sandbox} (uid {self.uid}, gid {self.gid}, cwd {self.cwd})",
             "namespaces user, mount, pid, ipc, uts, cgroup, network",
             f"hostname   {self.hostname}",
+            *(f"resolved   {name} is {path}" for name, path in self.resolved.items()),
         ]
         return "\n".join([*head, *(each.describe() for each in (*self.limits.limits, *self.steps))])
 

@@ -30,7 +30,7 @@ def adjusted(
         made.append(_checked(f"--inject {_shown(text)!a}", {"name": f"inject-{number}", **_inject(text)}))
     for number, text in enumerate(allow, 1):
         made.append(_checked(f"--allow {text!a}", {"name": f"allow-{number}", **_host(text)}))
-    written = {name: getattr(profile, name) for name in profile.model_fields_set}
+    written = {name: getattr(profile, name) for name in profile.model_fields_set - {"workspace"}}
     rules = [*made, *profile.sandbox_proxy_rules]
     try:
         return Profile.model_validate(

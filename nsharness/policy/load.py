@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from nsharness.errors import NsharnessError
-from nsharness.policy.profile import Profile, ProxySettings, SandboxProxyRule
+from nsharness.policy.profile import FilesystemSettings, Profile, ProxySettings, SandboxProxyRule
 from nsharness.policy.resources import LimitSettings
 
 MAX_BYTES = 1 << 20
@@ -28,8 +28,8 @@ _LINE = re.compile(r" ?\(at (line (\d+), column \d+|end of document)\)$")
 
 
 def load_profile(path: str | os.PathLike[str]) -> Profile:
-    """The profile in a TOML file. A file without ``name`` is called by its own name; ``upstream_ca`` comes
-    back as an absolute path.
+    """The profile in a TOML file. A file without ``name`` is called by its own name; ``upstream_ca`` and
+    shared paths come back as absolute paths, or as ones in the owner's home (``~``).
 
     ``NsharnessError`` for a file that cannot be read, is no UTF-8, no TOML, or no profile.
     """
@@ -40,18 +40,31 @@ def load_with_digest(path: str | os.PathLike[str]) -> tuple[Profile, str]:
     """The same, and the SHA-256 in hex of the very text that it was read from."""
     path = Path(path)
     text = _read(path)
-    return _located(parse_profile(text, str(path), default_name=_slug(path.stem)), path), digest_of(text)
+    profile = parse_profile(text, str(path), default_name=_slug(path.stem))
+    return _anchored(profile, path.absolute().parent), hashlib.sha256(text.encode()).hexdigest()
 
 
-def digest_of(text: str) -> str:
-    """What stands for a profile's text where it is remembered."""
-    return hashlib.sha256(text.encode()).hexdigest()
+def _anchored(profile: Profile, folder: Path) -> Profile:
+    """Relative paths are relative to the profile's file."""
 
+    def anchor(text: str) -> str:
+        return text if text.startswith("~") else os.path.normpath(folder / text)
 
-def _located(profile: Profile, path: Path) -> Profile:
-    if profile.upstream_ca is None:
-        return profile
-    return profile.model_copy(update={"upstream_ca": str(path.absolute().parent / profile.upstream_ca)})
+    update: dict[str, object] = {}
+    if profile.upstream_ca is not None:
+        update["upstream_ca"] = str(folder / profile.upstream_ca)
+    if profile.workspace is not None:
+        update["workspace"] = anchor(profile.workspace)
+    if "filesystem" in profile.model_fields_set:
+        files = profile.filesystem
+        changes: dict[str, object] = {
+            "read_only": tuple(map(anchor, files.read_only)),
+            "read_write": tuple(map(anchor, files.read_write)),
+        }
+        if files.workspace is not None:
+            changes["workspace"] = anchor(files.workspace)
+        update["filesystem"] = files.model_copy(update=changes)
+    return profile.model_copy(update=update) if update else profile
 
 
 def upstream_authorities(profile: Profile) -> str:
@@ -164,6 +177,7 @@ def _known(where: Key) -> list[str]:
         "sandbox_proxy_rules": SandboxProxyRule,
         "proxy": ProxySettings,
         "limits": LimitSettings,
+        "filesystem": FilesystemSettings,
     }
     model = inner.get(where[0], Profile) if len(where) > 1 else Profile
     return list(model.model_fields)

@@ -8,7 +8,7 @@ Whatever no rule names is denied; a rule without ``methods``, ``paths`` or ``por
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -26,8 +26,9 @@ from pydantic_core import PydanticCustomError
 from nsharness.credentials.build import bindings_of, check_bindings
 from nsharness.credentials.secret import SecretRef
 from nsharness.errors import NsharnessError
-from nsharness.policy import checks
+from nsharness.policy import checks, filesystem
 from nsharness.policy import placeholders as placeholder_text
+from nsharness.policy.filesystem import PROTECTED
 from nsharness.policy.hosts import HostPattern
 from nsharness.policy.model import Place, Policy, ProxyAuth, Rule, StrayPlaceholders
 from nsharness.policy.paths import PathGlob
@@ -198,6 +199,46 @@ class ProxySettings(_Strict):
     )
 
 
+_FilePath = Annotated[_Text, AfterValidator(filesystem.path)]
+_Glob = Annotated[_Text, AfterValidator(filesystem.glob)]
+_Below = Annotated[_Text, AfterValidator(filesystem.relative)]
+
+
+class FilesystemSettings(_Strict):
+    """What of the host's files the workload sees. Relative paths are relative to the profile's file."""
+
+    workspace: Annotated[_FilePath | None, _NotNull] = Field(
+        default=None, description="Folder of the host that the workload works in. Absent: none."
+    )
+    workspace_mode: Literal["rw", "ro", "overlay"] = Field(
+        default="rw",
+        description="What the workload's changes there become: written to the folder (`rw`), refused (`ro`), "
+        "or kept aside until `nsharness apply` (`overlay`).",
+    )
+    read_only: Annotated[tuple[_FilePath, ...], _NotNull, AfterValidator(checks.unique)] = Field(
+        default=(), description="Files and folders of the host that the workload may read."
+    )
+    read_write: Annotated[tuple[_FilePath, ...], _NotNull, AfterValidator(checks.unique)] = Field(
+        default=(), description="Files and folders of the host that the workload may read and write."
+    )
+    hide: Annotated[tuple[_Glob, ...], _NotNull, AfterValidator(checks.unique)] = Field(
+        default=(),
+        description="Globs of what is hidden in every shared folder: `.env*` by name at any depth, "
+        "`config/**/*.key` by path. Hidden files read as empty, hidden folders are empty.",
+    )
+    protect: Annotated[tuple[_Below, ...], _NotNull, AfterValidator(checks.unique)] = Field(
+        default=PROTECTED,
+        description="Paths in the workspace that are read-only in mode `rw` where they exist at the start: "
+        "tools of the host would run what stands there.",
+    )
+    size: Annotated[
+        StrictStr | StrictInt | None, _NotNull, AfterValidator(checks.at_least_bytes(1 << 16))
+    ] = Field(
+        default=None,
+        description="Another way to write `tmp` of `[limits]`: the size of each private file system.",
+    )
+
+
 class Profile(_Strict):
     """What an agent is told, and what its sandbox may reach."""
 
@@ -244,9 +285,32 @@ class Profile(_Strict):
     )
     proxy: ProxySettings = Field(default=ProxySettings(), description="Settings of the proxy, see below.")
     limits: LimitSettings = Field(default=LimitSettings(), description="What a sandbox may use, see below.")
-    workspace: Annotated[_Text | None, _NotNull] = Field(
-        default=None, description="Folder of the host that the workload may read and write. Absent: none."
+    workspace: Annotated[_FilePath | None, _NotNull] = Field(
+        default=None, description="Short for `workspace` in `[filesystem]`, when nothing else is said there."
     )
+    filesystem: FilesystemSettings = Field(
+        default=FilesystemSettings(), description="What of the host's files the workload sees, see below."
+    )
+
+    @model_validator(mode="after")
+    def _check_workspace(self) -> Self:
+        if self.workspace is not None and "filesystem" in self.model_fields_set:
+            raise _problem("with [filesystem] the workspace is named there", "workspace")
+        if self.filesystem.size is not None and "tmp" in self.limits.model_fields_set:
+            raise _problem("it is given as tmp in [limits] already", "filesystem", "size")
+        return self
+
+    def limit_values(self) -> dict[str, int | float | bool | None]:
+        """The limits as numbers, in bytes, seconds and cores; None for those that are absent."""
+        values, size = self.limits.values(), self.files.size
+        return values if size is None else {**values, "tmp": parse_size(str(size))}
+
+    @property
+    def files(self) -> FilesystemSettings:
+        """What is shared, however it is written."""
+        if self.workspace is None:
+            return self.filesystem
+        return FilesystemSettings(workspace=self.workspace)
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:

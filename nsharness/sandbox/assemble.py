@@ -25,6 +25,7 @@ from nsharness.plan.steps import (
     Directory,
     File,
     Mask,
+    Overlay,
     Plan,
     Proc,
     ReadOnly,
@@ -32,6 +33,7 @@ from nsharness.plan.steps import (
     Symlink,
     Tmpfs,
 )
+from nsharness.sandbox import overlay
 
 _BASE: Final = "/tmp"  # Any directory that every host has; it is covered, and left behind with the old root.
 _ROOT_SIZE: Final = 16 << 20
@@ -77,10 +79,13 @@ def _open_sources(plan: Plan) -> dict[int, int]:
     """A detached clone of every mount source, by the step's number in the plan."""
     trees: dict[int, int] = {}
     for index, step in enumerate(plan.steps):
-        if not isinstance(step, Bind | Device):
+        if not isinstance(step, Bind | Device | Overlay):
             continue
         source = step.path if isinstance(step, Device) else step.source
         try:
+            if isinstance(step, Overlay):
+                trees[index] = overlay.mounted(step, plan)
+                continue
             with file_access_as(plan.uid, plan.gid):
                 place = os.open(source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
@@ -102,13 +107,15 @@ def _carry_out(step: Step, base: int, plan: Plan, tree: int) -> None:
         case File(path, content, mode, owned):
             with file_access_as(plan.uid, plan.gid) if owned else nullcontext():
                 _file(path, content, mode)
-        case Bind(_, path, writable, noexec):
-            mounts.set_attributes(tree, read_only=not writable, noexec=noexec)
+        case Bind() | Overlay():
+            read_only = isinstance(step, Bind) and not step.writable
+            mounts.set_attributes(tree, read_only=read_only, noexec=isinstance(step, Bind) and step.noexec)
             # The place may be in the workload's home, where root without capabilities is nobody.
             with file_access_as(plan.uid, plan.gid):
-                _attach(tree, base, path)
+                _attach(tree, base, step.path)
         case Cover(path, by):
-            _cover(base, path, by)
+            with file_access_as(plan.uid, plan.gid):
+                _cover(base, path, by)
         case Device(path):
             mounts.set_attributes(tree, read_only=False, nodev=False, noexec=True)
             _file(path, "", 0o666)

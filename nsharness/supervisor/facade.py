@@ -47,7 +47,9 @@ class Sandbox:
         elif not isinstance(profile, Profile):
             profile = load_profile(profile)
         if workspace is not None:
-            profile = profile.model_copy(update={"workspace": os.path.realpath(workspace)})
+            files = profile.files.model_copy(update={"workspace": os.path.realpath(workspace)})
+            written = {name: getattr(profile, name) for name in profile.model_fields_set - {"workspace"}}
+            profile = Profile.model_validate({**written, "name": profile.name, "filesystem": files})
         self.profile = profile
         self._reporter = reporter
         self._identity = identity

@@ -13,27 +13,23 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
-from nsharness.credentials.store import SecretStore
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
-from nsharness.plan.compose import Request, compose
-from nsharness.plan.facts import gather
 from nsharness.plan.limits import LimitPlan
 from nsharness.plan.steps import Plan
 from nsharness.policy.profile import Profile
+from nsharness.supervisor import layers
 from nsharness.supervisor.init import InitClient, Process, Terminal
 from nsharness.supervisor.limits import Enforcer, Hit, plan_limits
+from nsharness.supervisor.planning import plan_for
 from nsharness.supervisor.proxy import NamespaceProxy
 from nsharness.supervisor.pump import pump
 from nsharness.supervisor.session import Session
 from nsharness.supervisor.shell import OUTPUT_LIMIT, Shell
-from nsharness.supervisor.state import state_home
 from nsharness.supervisor.zygote import InitHandle
 
 _END_SECONDS: Final = 5.0
 _OUTPUT: Final = 1_000_000
-_GATEWAY_ADDRESS: Final = "10.127.0.1"
-_PROXY_PORT: Final = 3128
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +103,7 @@ class NamespaceSandbox:
         return self
 
     def _start(self) -> None:
-        limits = plan_limits(self._profile.limits.values())
+        limits = plan_limits(self._profile.limit_values())
         zygote = self._session.zygote
         gateway = zygote.gateway()
         self._stack.callback(zygote.release, gateway)
@@ -134,30 +130,22 @@ class NamespaceSandbox:
         self._stack.callback(self.shell.close)
 
     def _compose(self, environment: Mapping[str, str], limits: LimitPlan) -> Plan:
-        identity = self._session.identity
-        root_itself = identity.privileged and identity.owner_uid == 0
-        workspace = self._profile.workspace
-        request = Request(
+        kept = None
+        if self._profile.files.workspace_mode == "overlay":
+            kept = layers.create(self._session.run)
+            self._stack.callback(kept.close)
+        plan = plan_for(
+            self._profile,
+            self._session.identity,
             sandbox=self.id,
-            uid=identity.workload_uid,
-            gid=identity.workload_gid,
-            user=identity.workload_name or ("agent" if root_itself else identity.owner_name),
-            home=str(identity.home),
-            nameserver=_GATEWAY_ADDRESS,
-            proxy_url=f"http://{_GATEWAY_ADDRESS}:{_PROXY_PORT}",
             ca_pem=self._proxy.ca_pem(),
-            workspace=workspace,
-            private=self._private_paths(),
             limits=limits,
             environment={**self._profile.environment(self._proxy.placeholder), **environment},
+            overlay=str(kept.path) if kept else "",
         )
-        return compose(request, gather([workspace] if workspace else []))
-
-    def _private_paths(self) -> tuple[str, ...]:
-        identity = self._session.identity
-        store = SecretStore.default(identity.home, os.environ).root.parent
-        with identity.files():
-            return tuple(os.path.realpath(path) for path in (store, state_home(identity)))
+        if kept is not None:
+            kept.record(plan)
+        return plan
 
     def _finish(self, handle: InitHandle) -> None:
         """PID 1 ends with its socket, which is closed by now; make sure, and wait until all is gone."""

@@ -83,7 +83,7 @@ class TrustStore:
         except (OSError, UnicodeDecodeError):
             return False
 
-    def check(self, path: Path, digest: str, writable: Sequence[str]) -> None:
+    def check(self, path: Path, digest: str, writable: Sequence[str | os.PathLike[str]]) -> None:
         """``NsharnessError`` for a profile in one of the ``writable`` folders that was not trusted so."""
         real = Path(os.path.realpath(path))
         if any(real.is_relative_to(os.path.realpath(folder)) for folder in writable) and not self.is_trusted(

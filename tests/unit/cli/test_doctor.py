@@ -66,7 +66,7 @@ def test_json_has_the_same_checks_and_the_code(
     assert command.doctor(argparse.Namespace(json=True, apparmor_profile=False)) == 2
     report = json.loads(capsys.readouterr().out)
     assert report["status"] == "unusable"
-    assert [check["name"] for check in report["checks"]] == ["bash", "network"]
+    assert [check["name"] for check in report["checks"]] == ["bash", "network", "limits"]
 
 
 def test_what_an_earlier_refusal_hides_is_not_reported_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,84 @@
+"""From a profile to the plan of one sandbox: the only place where the two meet.
+
+``nsharness plan`` and a run take the same way, so what is printed is what is carried out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from nsharness.credentials.store import SecretStore
+from nsharness.linux.identity import Identity
+from nsharness.plan.compose import Request, compose, protectable
+from nsharness.plan.facts import gather
+from nsharness.plan.limits import LimitPlan
+from nsharness.plan.steps import Plan
+from nsharness.policy.profile import Profile
+from nsharness.supervisor.state import state_home
+
+_GATEWAY_ADDRESS: Final = "10.127.0.1"
+_PROXY_PORT: Final = 3128
+
+
+def plan_for(
+    profile: Profile,
+    identity: Identity,
+    *,
+    sandbox: str,
+    ca_pem: str,
+    environment: Mapping[str, str],
+    limits: LimitPlan,
+    overlay: str,
+) -> Plan:
+    """The plan, made with the owner's rights. ``NsharnessError`` for what cannot or must not be shared.
+
+    ``environment`` comes from the proxy and the profile; ``overlay`` is where an overlay's layers are.
+    """
+    root_itself = identity.privileged and identity.owner_uid == 0
+    files = profile.files
+    with identity.files():
+        resolved = {
+            path: _resolve(path, identity.home)
+            for path in (*files.read_only, *files.read_write, *([files.workspace] if files.workspace else []))
+        }
+        workspace = resolved[files.workspace] if files.workspace else None
+        inner = protectable(workspace, files.protect) if workspace and files.workspace_mode == "rw" else []
+        facts = gather([*resolved.values(), *inner], hide=files.hide, shared=resolved.values())
+        private = _private_paths(identity)
+    request = Request(
+        sandbox=sandbox,
+        uid=identity.workload_uid,
+        gid=identity.workload_gid,
+        user=identity.workload_name or ("agent" if root_itself else identity.owner_name),
+        home=str(identity.home),
+        nameserver=_GATEWAY_ADDRESS,
+        proxy_url=f"http://{_GATEWAY_ADDRESS}:{_PROXY_PORT}",
+        ca_pem=ca_pem,
+        workspace=workspace,
+        workspace_mode=files.workspace_mode,
+        overlay=overlay,
+        read_only=tuple(resolved[path] for path in files.read_only),
+        read_write=tuple(resolved[path] for path in files.read_write),
+        protect=files.protect,
+        private=private,
+        environment=environment,
+        limits=limits,
+        resolved={name: path for name, path in resolved.items() if name != path},
+    )
+    return compose(request, facts)
+
+
+def _resolve(path: str, home: Path) -> str:
+    """Where a path leads, once and for all; what it led to is what is checked and mounted."""
+    if path == "~" or path.startswith("~/"):
+        path = str(home) + path[1:]
+    # A relative one, from a profile that is no file, is refused later: there is nothing it is relative to.
+    return os.path.realpath(path) if path.startswith("/") else path
+
+
+def _private_paths(identity: Identity) -> tuple[str, ...]:
+    store = SecretStore.default(identity.home, os.environ).root.parent
+    return tuple(os.path.realpath(path) for path in (store, state_home(identity)))

@@ -26,7 +26,7 @@ def hosts(folder: Path) -> Iterator[World]:
         yield running
 
 
-@pytest.fixture(scope="session", params=ENGINES.values(), ids=ENGINES)
+@pytest.fixture(scope="session", params=list(ENGINES.values()), ids=list(ENGINES))
 def engine(request: pytest.FixtureRequest) -> Engine:
     chosen: Engine = request.param
     return chosen

@@ -93,8 +93,10 @@ class EmbeddedSandbox:
         self.proxy.kill()
         self.proxy.__exit__()
         self._told += self.proxy.events
-        yield
-        self.proxy = self._start()
+        try:
+            yield
+        finally:
+            self.proxy = self._start()
 
 
 class Embedded:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from tests.contract.engine import Served
+from tests.contract.engine import Entrance, Served
 from tests.proxy.h2client import Http2
 from tests.proxy.rig import Answer, read_answer, read_to_end, tunnel
 
@@ -27,6 +27,12 @@ class Road:
     @property
     def name(self) -> str:
         return "-".join((self.kind, "tls" if self.tls else "plain", "h2" if self.http2 else "h1"))
+
+    @property
+    def entrance(self) -> Entrance:
+        if self.kind != "transparent":
+            return "explicit"
+        return "https" if self.tls else "http"
 
     @property
     def scheme(self) -> str:
@@ -50,8 +56,7 @@ def opened(
 ) -> Iterator[socket.socket]:
     """A connection on which the next thing is a request to ``host``."""
     port = 443 if road.tls else 80
-    entrance = "explicit" if road.kind != "transparent" else ("https" if road.tls else "http")
-    with served.dial(entrance, host) as client:
+    with served.dial(road.entrance, host) as client:
         if road.kind == "connect":
             answer = tunnel(client, f"{host}:{port}")
             if answer.status != 200:
@@ -76,9 +81,11 @@ def ask(
     method: str = "GET",
     body: bytes | None = None,
     named: str | None = None,
+    sni: str | None = None,
 ) -> Answer:
-    """One request and its answer. ``named`` is what it says its host is, where that is another one."""
-    with opened(served, road, host) as client:
+    """One request and its answer. ``named`` and ``sni`` are what it says its host is, where that is another
+    one."""
+    with opened(served, road, host, sni=sni) as client:
         if road.http2:
             return Http2(_secured(client)).ask(_http2(road, named or host, path, method, fields), body)
         client.sendall(_http1(road, host, path, method, fields, body, named))
@@ -92,7 +99,8 @@ def everything(served: Served, road: Road, host: str, path: str) -> bytes:
             connection = Http2(_secured(client))
             connection.finish(connection.send(_http2(road, host, path, "GET", ())))
             return repr(connection.streams).encode()
-        client.sendall(_http1(road, host, path, "GET", (("Connection", "close"),), None, None))
+        # Something that ends the connection when it is read, which is after the answer.
+        client.sendall(_http1(road, host, path, "GET", (), None, None) + b"NONSENSE\r\n\r\n")
         return read_to_end(client)
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.contract.engine import Engine, Served
 from tests.contract.roads import ROADS, ask, opened
 from tests.contract.world import OTHER, RIGHT, World
-from tests.proxy.rig import DEADLINE, policy, read_answer, read_to_end, rule
+from tests.proxy.rig import policy, read_answer, read_to_end, rule
 
 pytestmark = pytest.mark.kernel("userns", "veth")
 
@@ -58,22 +58,25 @@ def test_rule_12_a_changed_policy_is_taken_whole_or_not_at_all(served: Served, h
 
 
 def test_rule_12_nothing_passes_without_an_engine_and_the_next_one_goes_on(
-    served: Served, hosts: World
+    engine: Engine, hosts: World, folder: Path
 ) -> None:
     """What waits is served, and a client that is running goes on trusting and resolving."""
+    with engine.serve("mortal", hosts.setup(), folder) as served:
+        _outlive_a_crash(served, hosts)
+
+
+def _outlive_a_crash(served: Served, hosts: World) -> None:
     trust = served.trust()
-    ask(served, PLAIN, RIGHT, "/ok/a")
-    hosts.forget()
-    with served.dial("http", RIGHT) as early, served.crash(), served.dial("http", RIGHT) as late:
-        for client in (early, late):
-            client.settimeout(DEADLINE)
-        late.sendall(f"GET /ok/late HTTP/1.1\r\nHost: {RIGHT}\r\n\r\n".encode())
-        assert read_to_end(early) == b""
-        assert hosts.requests(RIGHT) == []
-        waits = late.dup()
-    with waits:
-        waits.settimeout(DEADLINE)
-        assert read_answer(waits).status == 200
+    with opened(served, PLAIN, RIGHT) as early:
+        early.sendall(f"GET / HTTP/1.1\r\nHost: {RIGHT}\r\n\r\n".encode())
+        assert read_answer(early).status == 403
+        with served.crash():
+            late = served.dial("http", RIGHT)
+            late.sendall(f"GET /ok/late HTTP/1.1\r\nHost: {RIGHT}\r\n\r\n".encode())
+            assert read_to_end(early) == b""
+            assert hosts.requests(RIGHT) == []
+        with late:
+            assert read_answer(late).status == 200
     with opened(served, TLS, RIGHT, trust=trust) as client:
         client.sendall(f"GET /ok/a HTTP/1.1\r\nHost: {RIGHT}\r\n\r\n".encode())
         assert read_answer(client).status == 200

@@ -78,7 +78,7 @@ class World:
         header = {"Authorization": Secret(f"Bearer {self.token}")}
         credentials = CredentialMap(
             {RIGHT: header, UNVERIFIED: header},
-            secrets={"api.key": Secret(self.key)},
+            secrets={"api.key": Secret(self.key), "right.token": Secret(self.token)},
             entitled={KEYED: ["api.key"]},
         )
         placeholders = {PLACEHOLDER: "api.key"}

@@ -111,11 +111,11 @@ class Http2:
         stream = self.streams.get(getattr(event, "stream_id", None) or 0, Stream())
         match event:
             case h2.events.ResponseReceived():
-                stream.fields = [(str(n), str(v)) for n, v in event.headers or ()]  # type: ignore[misc]
+                stream.fields = [(str(n), str(v)) for n, v in event.headers or ()]
             case h2.events.InformationalResponseReceived():
-                stream.interim.append([(str(n), str(v)) for n, v in event.headers or ()])  # type: ignore[misc]
+                stream.interim.append([(str(n), str(v)) for n, v in event.headers or ()])
             case h2.events.TrailersReceived():
-                stream.trailers = [(str(n), str(v)) for n, v in event.headers or ()]  # type: ignore[misc]
+                stream.trailers = [(str(n), str(v)) for n, v in event.headers or ()]
             case h2.events.DataReceived():
                 stream.body += event.data or b""
                 if self._windows:

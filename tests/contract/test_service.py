@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -66,16 +67,17 @@ def test_rule_12_nothing_passes_without_an_engine_and_the_next_one_goes_on(
 
 
 def _outlive_a_crash(served: Served, hosts: World) -> None:
+    hosts.forget()
     trust = served.trust()
     with opened(served, PLAIN, RIGHT) as early:
         early.sendall(f"GET / HTTP/1.1\r\nHost: {RIGHT}\r\n\r\n".encode())
         assert read_answer(early).status == 403
-        with served.crash():
-            late = served.dial("http", RIGHT)
-            late.sendall(f"GET /ok/late HTTP/1.1\r\nHost: {RIGHT}\r\n\r\n".encode())
-            assert read_to_end(early) == b""
-            assert hosts.requests(RIGHT) == []
-        with late:
+        with contextlib.ExitStack() as stack:
+            with served.crash():
+                late = stack.enter_context(served.dial("http", RIGHT))
+                late.sendall(f"GET /ok/late HTTP/1.1\r\nHost: {RIGHT}\r\n\r\n".encode())
+                assert read_to_end(early) == b""
+                assert hosts.requests(RIGHT) == []
             assert read_answer(late).status == 200
     with opened(served, TLS, RIGHT, trust=trust) as client:
         client.sendall(f"GET /ok/a HTTP/1.1\r\nHost: {RIGHT}\r\n\r\n".encode())

@@ -25,7 +25,8 @@ from nsharness.policy.route import Tunnel as Untouched
 from nsharness.policy.route import route
 from nsharness_proxy import claims, refusal
 from nsharness_proxy.claims import Origin
-from nsharness_proxy.layers import ClientTls, Closed, Http
+from nsharness_proxy.conversation import Http
+from nsharness_proxy.layers import ClientTls, Closed
 from nsharness_proxy.refusal import Refused
 from nsharness_proxy.sandbox import Sandbox
 from nsharness_proxy.tunnel import Tunnel

@@ -6,7 +6,7 @@ and the moment when the request goes out; bounds on what is kept in memory; erro
 and HTTP/1.1 as the only protocol towards hosts.
 
 ``Exchange`` is one request and its answer · ``ClientHttp`` and ``HostHttp`` are the connections, and
-``streams`` has the one to clients that speak HTTP/2 · ``Http`` joins them.
+``streams`` has the one to clients that speak HTTP/2 · ``conversation`` joins them.
 """
 
 from __future__ import annotations
@@ -17,24 +17,23 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 from mitmproxy import http
-from mitmproxy.connection import Connection, ConnectionState, Server
+from mitmproxy.connection import ConnectionState
 from mitmproxy.flow import Error
-from mitmproxy.proxy import commands, events, layer, tunnel
+from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as engine
-from mitmproxy.proxy.layers.http import HTTPMode
 from mitmproxy.proxy.layers.http import _events as message
 from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
-from mitmproxy.proxy.layers.tls import ClientTLSLayer, ServerTLSLayer
+from mitmproxy.proxy.layers.tls import ClientTLSLayer
 
 from nsharness.policy import headers
 from nsharness_proxy import refusal
 from nsharness_proxy.bodies import BodyRefusedError
 from nsharness_proxy.codec import PROTOCOL
 from nsharness_proxy.messages import WebSocket
-from nsharness_proxy.streams import AbandonHook, ClientStreams, Consumed, Gone, RoomHook
+from nsharness_proxy.streams import Consumed, RoomHook
 
 TARGET = "target"
 """Key in a flow's metadata: the scheme and authority of the request line, as they came."""
@@ -269,149 +268,6 @@ class HostHttp(_Connection, Http1Client):
             self.stream_id, "upstream-response-malformed", message.ErrorCode.GENERIC_SERVER_ERROR
         )
         yield ReceiveHttp(error)
-
-
-class HostConnection(layer.Layer):
-    """Opens a connection to a host, and speaks HTTP on it."""
-
-    http: HostHttp | None = None
-
-    @property
-    def idle(self) -> bool:
-        """Whether another request can be sent on it."""
-        return self.http is not None and self.http.stream_id is None
-
-    def _handle_event(self, event: events.Event) -> Commands:
-        error: str | None = yield commands.OpenConnection(self.context.server)
-        if error is None:
-            self.http = http1 = HostHttp(self.context)
-            self._handle_event = http1.handle_event  # type: ignore[method-assign]
-            yield from http1.handle_event(event)
-        else:
-            error = refusal.upstream_reason(error, during_connect=True)
-        yield engine.RegisterHttpConnection(self.context.server, error)
-
-
-class _Ignored(layer.Layer):
-    """Nothing comes of anything."""
-
-    def _handle_event(self, event: events.Event) -> Commands:
-        yield from ()
-
-
-class _Connections(dict[Connection, layer.Layer]):
-    """What is still said to a connection that was forgotten is not heard."""
-
-    def __init__(self, context: Context) -> None:
-        self._ignored = _Ignored(context.fork())
-
-    def __missing__(self, key: Connection) -> layer.Layer:
-        return self._ignored
-
-
-class Http(engine.HttpLayer):
-    """All requests of one client connection."""
-
-    def __init__(self, context: Context, mode: HTTPMode, malformed: Callable[[], None]) -> None:
-        super().__init__(context, mode)
-        self._malformed = malformed
-        self.connections = _Connections(context)
-        self._hosts: dict[Connection, HostConnection] = {}
-        self._taken: dict[Connection, int] = {}
-        """The stream that each connection to a host was given to last."""
-
-    def _handle_event(self, event: events.Event) -> Commands:
-        if isinstance(event, events.Start):
-            client = self._client()
-            self.connections[self.context.client] = client
-            yield from self.event_to_child(client, event)
-            return
-        if isinstance(event, events.ConnectionEvent) and event.connection not in self.connections:
-            # It failed before it stood, and was forgotten.
-            return
-        yield from super()._handle_event(event)
-        if isinstance(event, events.ConnectionClosed) and event.connection.state is ConnectionState.CLOSED:
-            self._lose(event.connection)
-
-    def _client(self) -> ClientHttp | ClientStreams:
-        if self.context.client.alpn == PROTOCOL:
-            return ClientStreams(self.context.fork(), self._malformed, lambda: len(self.streams))
-        return ClientHttp(self.context.fork(), self._malformed)
-
-    def _lose(self, connection: Connection) -> None:
-        """Forget a connection to a host, of which one client can have any number one after the other."""
-        if connection is not self.context.client and connection not in self.waiting_for_establishment:
-            self.connections.pop(connection, None)
-            self._hosts.pop(connection, None)
-            self._taken.pop(connection, None)
-
-    def register_connection(self, command: engine.RegisterHttpConnection) -> Commands:
-        yield from super().register_connection(command)
-        if command.err is not None:
-            self._lose(command.connection)
-
-    def event_to_child(self, child: layer.Layer | engine.HttpStream, event: events.Event) -> Commands:
-        for command in super().event_to_child(child, event):
-            if isinstance(command, Gone):
-                for connection, stream_id in tuple(self._taken.items()):
-                    if stream_id == command.stream_id and not self._hosts[connection].idle:
-                        yield AbandonHook(connection)
-            else:
-                yield command
-
-    def make_stream(self, stream_id: int) -> Commands:
-        self.streams[stream_id] = Exchange(self.context.fork(), stream_id)
-        yield from self.event_to_child(self.streams[stream_id], events.Start())
-
-    def get_connection(self, event: engine.GetHttpConnection, *, reuse: bool = True) -> Commands:
-        """Use an open connection of this client to the same host, port and scheme, or open one.
-
-        The address is the host's name: it is resolved, checked and mapped where the connection is made.
-        """
-        for connection in self.connections:
-            if reuse and event.connection_spec_matches(connection) and self._is_free(connection):
-                stream = self.command_sources.pop(event)
-                self._take(connection, stream)
-                completed = engine.GetHttpConnectionCompleted(event, (connection, None))
-                yield from self.event_to_child(stream, completed)
-                return
-        context = self.context.fork()
-        context.server = Server(address=event.address, transport_protocol="tcp")
-        stack = tunnel.LayerStack()
-        if event.tls:
-            context.server.sni = event.address[0]
-            stack /= ServerTLSLayer(context)
-        self._hosts[context.server] = HostConnection(context)
-        stack /= self._hosts[context.server]
-        self._take(context.server, self.command_sources[event])
-        self.connections[context.server] = stack[0]
-        self.waiting_for_establishment[context.server].append(event)
-        yield from self.event_to_child(stack[0], events.Start())
-
-    def _is_free(self, connection: Connection) -> bool:
-        """Whether a connection stands, and no request is on it or about to be."""
-        host = self._hosts.get(connection)
-        taken = self._taken.get(connection) in self.streams
-        return connection.connected and host is not None and host.idle and not taken
-
-    def _take(self, connection: Connection, stream: layer.Layer) -> None:
-        assert isinstance(stream, Exchange)
-        self._taken[connection] = stream.stream_id
-
-    def held(self, connection: Connection) -> int:
-        """Bytes from a host that are kept because the client does not take them."""
-        client = self.connections.get(self.context.client)
-        return client.held(self._taken.get(connection, 0)) if isinstance(client, ClientStreams) else 0
-
-    @property
-    def pending(self) -> int:
-        """Bytes from the client that are kept because they cannot go on yet; in HTTP/2 the windows of its
-        streams bound them, and it must be read whatever they are."""
-        client = self.connections.get(self.context.client)
-        if isinstance(client, ClientStreams):
-            return 0
-        kept = len(client.buf) if isinstance(client, ClientHttp) else 0
-        return kept + sum(s.pending for s in self.streams.values() if isinstance(s, Exchange))
 
 
 class ClientTls(ClientTLSLayer):

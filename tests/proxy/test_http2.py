@@ -331,6 +331,19 @@ def _room_after_a_round_trip(client: Http2, number: int) -> int:
     return 0
 
 
+def test_a_client_that_waits_to_be_told_is_told(client: Http2, host: Host) -> None:
+    """RFC 9110 section 10.1.1."""
+    number = client.send(get(HOST, "/ok/put", ("expect", "100-continue"), method="PUT"), end=False)
+    client.until(lambda: bool(client.streams[number].interim))
+    assert client.streams[number].interim == [[(":status", "100")]]
+    client.send_body(number, b"body")
+    client.finish(number)
+    assert bytes(client.streams[number].body) == b"body"
+    refused = client.send(get(HOST, "/other", ("expect", "100-continue"), method="PUT"), end=False)
+    (stream,) = client.finish(refused)
+    assert (stream.answer.status, stream.interim) == (403, [])
+
+
 def test_large_bodies_pass_in_both_directions(client: Http2) -> None:
     body = bytes(range(256)) * (4 * MEGABYTE // 256)
     assert client.ask(get(HOST, "/ok/big", method="PUT"), body).body == body

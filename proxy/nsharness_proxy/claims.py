@@ -15,6 +15,7 @@ from nsharness.policy import headers
 from nsharness.policy.authority import Authority, Claims
 from nsharness.policy.hosts import HostError, join_authority, split_authority
 from nsharness.policy.names import NameTable
+from nsharness_proxy.codec import PROTOCOL
 from nsharness_proxy.layers import TARGET
 
 Entrance = Literal["explicit", "http", "https"]
@@ -41,11 +42,14 @@ def of_request(origin: Origin, names: NameTable, tunnel: Authority | None, flow:
     client = flow.client_conn
     scheme, target = flow.metadata[TARGET]
     hosts = headers.values(flow.request.headers.fields, b"host")
+    # There is no absolute form in HTTP/2, but a field for it (RFC 9113 section 8.3.1).
+    pseudo, target = (target, "") if client.alpn == PROTOCOL else ("", target)
     if origin.entrance != "explicit":
         return Claims(
             "transparent",
             issued_name=names.name_of(origin.address),
             dialled=origin.dialled,
+            authority_header=pseudo or None,
             absolute_uri_authority=target or None,
             absolute_uri_scheme=scheme or None,
             sni=client.sni,
@@ -55,6 +59,7 @@ def of_request(origin: Origin, names: NameTable, tunnel: Authority | None, flow:
     return Claims(
         "connect" if tunnel else "forward",
         connect_target=join_authority(tunnel.host, tunnel.port) if tunnel else None,
+        authority_header=pseudo or None,
         absolute_uri_authority=target or None,
         absolute_uri_scheme=scheme or None,
         sni=client.sni,

@@ -7,20 +7,24 @@ nobody answers, or that fails, ends the connection.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from types import TracebackType
 from typing import Final, Literal
 
+import mitmproxy.connection
 from mitmproxy import options
 from mitmproxy.connection import ConnectionState, Server
 from mitmproxy.proxy import commands, events, mode_specs, server, server_hooks
 from mitmproxy.proxy.layer import Layer
 
 from nsharness_proxy import upstream
+from nsharness_proxy.codec import PROTOCOL
 from nsharness_proxy.guard import Guard
 from nsharness_proxy.layers import MAX_PENDING
 from nsharness_proxy.report import Report
+from nsharness_proxy.streams import MAX_HELD, AbandonHook, RoomHook
 from nsharness_proxy.tunnel import EndOfStreamHook
 from nsharness_proxy.upstream import UpstreamError
 
@@ -79,6 +83,12 @@ class Connection(server.LiveConnectionHandler):
 
     async def handle_hook(self, hook: commands.StartHook) -> None:
         if hook.name in _UNGUARDED:
+            return
+        if isinstance(hook, RoomHook):
+            await self._drain(hook.connection)
+            return
+        if isinstance(hook, AbandonHook):
+            self._abandon(hook.connection)
             return
         if isinstance(hook, EndOfStreamHook):
             self.close_connection(hook.connection, half_close=True)
@@ -154,6 +164,9 @@ class Connection(server.LiveConnectionHandler):
         """Wait until what was read has gone on; for the client also until little of it waits for a host."""
         if self._guard.passes_through:
             await self._drain_others()
+        elif self.client.alpn == PROTOCOL:
+            await self._drain_streams()
+            return
         else:
             await super().drain_writers()  # type: ignore[no-untyped-call]
         transport = self.transports.get(self.client)
@@ -162,6 +175,28 @@ class Connection(server.LiveConnectionHandler):
         while self._guard.pending > MAX_PENDING:
             self._progress.clear()
             await self._progress.wait()
+
+    async def _drain_streams(self) -> None:
+        """Wait for the client, which reads for all of its streams; for a host's connection also until its own
+        stream has room. Never for another host."""
+        await self._drain(self.client)
+        own = next((c for c, t in self.transports.items() if t.handler is asyncio.current_task()), None)
+        while own is not None and own is not self.client and self._guard.held(own) > MAX_HELD:
+            self._progress.clear()
+            await self._progress.wait()
+
+    async def _drain(self, connection: mitmproxy.connection.Connection) -> None:
+        transport = self.transports.get(connection)
+        if transport is not None and transport.writer is not None:
+            with contextlib.suppress(OSError):
+                await transport.writer.drain()
+
+    def _abandon(self, connection: mitmproxy.connection.Connection) -> None:
+        transport = self.transports.get(connection)
+        if transport is not None and isinstance(transport.writer, asyncio.StreamWriter):
+            transport.writer.transport.abort()
+        elif transport is not None and transport.handler is not None:
+            transport.handler.cancel("nobody waits for it")
 
     async def _drain_others(self) -> None:
         """Wait for whom the task at hand reads for, and not for the one that it reads from: in a tunnel each

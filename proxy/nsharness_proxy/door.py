@@ -9,7 +9,7 @@ import re
 from typing import Final
 
 from mitmproxy import http, tls
-from mitmproxy.connection import Client, Server
+from mitmproxy.connection import Client, Connection, Server
 from mitmproxy.net.tls import starts_like_tls_record
 from mitmproxy.proxy import layer
 from mitmproxy.proxy.context import Context
@@ -25,7 +25,8 @@ from nsharness.policy.route import Tunnel as Untouched
 from nsharness.policy.route import route
 from nsharness_proxy import claims, refusal
 from nsharness_proxy.claims import Origin
-from nsharness_proxy.layers import ClientTls, Closed, Http
+from nsharness_proxy.conversation import Http
+from nsharness_proxy.layers import ClientTls, Closed
 from nsharness_proxy.refusal import Refused
 from nsharness_proxy.sandbox import Sandbox
 from nsharness_proxy.tunnel import Tunnel
@@ -109,6 +110,10 @@ class Door:
     def pending(self) -> int:
         """Bytes from the client that are kept in memory."""
         return sum(each.pending for each in self._layers)
+
+    def held(self, host: Connection) -> int:
+        """Bytes from a host that are kept in memory."""
+        return sum(each.held(host) for each in self._layers if isinstance(each, Http))
 
     @property
     def road(self) -> Road:

@@ -3,10 +3,10 @@
 The engine turns bytes into requests and back. Added are: refusals that are sent at once, whatever
 is still to come of the request; a hook between the moment when the connection to the host stands
 and the moment when the request goes out; bounds on what is kept in memory; error pages of our own;
-and HTTP/1.1 as the only protocol on both sides.
+and HTTP/1.1 as the only protocol towards hosts.
 
-``Exchange`` is one request and its answer · ``ClientHttp`` and ``HostHttp`` are the connections ·
-``Http`` joins them.
+``Exchange`` is one request and its answer · ``ClientHttp`` and ``HostHttp`` are the connections, and
+``streams`` has the one to clients that speak HTTP/2 · ``conversation`` joins them.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ from typing import Any, ClassVar, Final, cast
 
 from h11._readers import ChunkedReader
 from mitmproxy import http
-from mitmproxy.connection import ConnectionState, Server
+from mitmproxy.connection import ConnectionState
 from mitmproxy.flow import Error
-from mitmproxy.proxy import commands, events, layer, tunnel
+from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as engine
-from mitmproxy.proxy.layers.http import HTTPMode
 from mitmproxy.proxy.layers.http import _events as message
 from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
-from mitmproxy.proxy.layers.tls import ClientTLSLayer, ServerTLSLayer
+from mitmproxy.proxy.layers.tls import ClientTLSLayer
 
 from nsharness.policy import headers
 from nsharness_proxy import http1, refusal
 from nsharness_proxy.bodies import BodyRefusedError
+from nsharness_proxy.codec import PROTOCOL
 from nsharness_proxy.messages import WebSocket
+from nsharness_proxy.streams import Consumed, RoomHook
 
 TARGET = "target"
 """Key in a flow's metadata: the scheme and authority of the request line, as they came."""
@@ -46,6 +47,9 @@ MAX_PENDING = 256 * 1024
 
 Commands = layer.CommandGenerator[None]
 
+_END_TO_END: Final = frozenset(
+    {"content-encoding", "content-length", "content-range", "content-type", "transfer-encoding"}
+)
 _HOP_BY_HOP: Final = ("connection", "keep-alive", "proxy-connection", "upgrade")
 
 NOT_FORWARDED = refusal.malformed("this is no request that could be forwarded")
@@ -90,6 +94,11 @@ class Exchange(engine.HttpStream):
     def state_stream_request_body(self, event: HttpEvent) -> Commands:
         try:
             yield from super().state_stream_request_body(event)
+            if isinstance(event, message.RequestData) and self.context.client.alpn == PROTOCOL:
+                # The window of this stream opens again when the host has taken it, and no other waits for it.
+                yield RoomHook(self.context.server)
+                consumed = Consumed(self.stream_id, len(event.data))
+                yield engine.SendHttp(consumed, self.context.client)
         except BodyRefusedError as stopped:
             yield from self._hang_up()
             if self.server_state == self.state_wait_for_response_headers:
@@ -295,74 +304,17 @@ def _take_off_hop(response: http.Response) -> None:
     """What an answer says about the host's connection is not about the client's (RFC 9110 section 7.6.1)."""
     if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
         return
-    for name in _HOP_BY_HOP:
+    listed = {
+        option.strip(" \t").lower()
+        for value in response.headers.get_all("connection")
+        for option in value.split(",")
+    }
+    # A host cannot make its message mean something else by calling what frames or describes it its own.
+    for name in (*_HOP_BY_HOP, *(listed - _END_TO_END)):
         response.headers.pop(name, None)
     if response.status_code == HTTPStatus.NOT_MODIFIED:
         # It may say how the body that it does not have would be framed (RFC 9112 section 6.1).
         response.headers.pop("transfer-encoding", None)
-
-
-class HostConnection(layer.Layer):
-    """Opens a connection to a host, and speaks HTTP on it."""
-
-    def _handle_event(self, event: events.Event) -> Commands:
-        error: str | None = yield commands.OpenConnection(self.context.server)
-        if error is None:
-            http1 = HostHttp(self.context)
-            self._handle_event = http1.handle_event  # type: ignore[method-assign]
-            yield from http1.handle_event(event)
-        else:
-            error = refusal.upstream_reason(error, during_connect=True)
-        yield engine.RegisterHttpConnection(self.context.server, error)
-
-
-class Http(engine.HttpLayer):
-    """All requests of one client connection."""
-
-    def __init__(self, context: Context, mode: HTTPMode, malformed: Callable[[], None]) -> None:
-        super().__init__(context, mode)
-        self._malformed = malformed
-
-    def _handle_event(self, event: events.Event) -> Commands:
-        if isinstance(event, events.Start):
-            client = ClientHttp(self.context.fork(), self._malformed)
-            self.connections[self.context.client] = client
-            yield from self.event_to_child(client, event)
-        else:
-            yield from super()._handle_event(event)
-
-    def make_stream(self, stream_id: int) -> Commands:
-        self.streams[stream_id] = Exchange(self.context.fork(), stream_id)
-        yield from self.event_to_child(self.streams[stream_id], events.Start())
-
-    def get_connection(self, event: engine.GetHttpConnection, *, reuse: bool = True) -> Commands:
-        """Use an open connection of this client to the same host, port and scheme, or open one.
-
-        The address is the host's name: it is resolved, checked and mapped where the connection is made.
-        """
-        for connection in self.connections:
-            if reuse and event.connection_spec_matches(connection) and connection.connected:
-                stream = self.command_sources.pop(event)
-                completed = engine.GetHttpConnectionCompleted(event, (connection, None))
-                yield from self.event_to_child(stream, completed)
-                return
-        context = self.context.fork()
-        context.server = Server(address=event.address, transport_protocol="tcp")
-        stack = tunnel.LayerStack()
-        if event.tls:
-            context.server.sni = event.address[0]
-            stack /= ServerTLSLayer(context)
-        stack /= HostConnection(context)
-        self.connections[context.server] = stack[0]
-        self.waiting_for_establishment[context.server].append(event)
-        yield from self.event_to_child(stack[0], events.Start())
-
-    @property
-    def pending(self) -> int:
-        """Bytes from the client that are kept because they cannot go on yet."""
-        client = self.connections.get(self.context.client)
-        kept = len(client.buf) if isinstance(client, ClientHttp) else 0
-        return kept + sum(s.pending for s in self.streams.values() if isinstance(s, Exchange))
 
 
 class ClientTls(ClientTLSLayer):

@@ -16,11 +16,11 @@ from cryptography import x509
 from OpenSSL import SSL, crypto
 
 from nsharness.policy.hosts import is_ip
+from nsharness_proxy import codec
 from nsharness_proxy.ca import CertificateAuthority
 
-# HTTP/2 is offered to neither side. The engine would take an HTTP/2 request before it knows what the
-# upstream speaks, and hand a body of unknown length on to an HTTP/1.1 upstream without framing, whose
-# bytes would then be read as the next request; and it buffers without bound for a stalled stream.
+# Clients may speak HTTP/2, hosts are asked for HTTP/1.1: what a request becomes does not depend on what its
+# host would have liked. See ``layers``.
 PROTOCOL = b"http/1.1"
 
 TRUST_STORES = (
@@ -127,4 +127,8 @@ def _expect_host(connection: SSL.Connection, host: str) -> None:
 
 
 def _select_protocol(connection: SSL.Connection, offered: list[bytes]) -> Any:
-    return PROTOCOL if PROTOCOL in offered else SSL.NO_OVERLAPPING_PROTOCOLS
+    """HTTP/2 where the client has it (RFC 7301 section 3.2: the server chooses)."""
+    for protocol in (codec.PROTOCOL, PROTOCOL):
+        if protocol in offered:
+            return protocol
+    return SSL.NO_OVERLAPPING_PROTOCOLS

@@ -6,13 +6,12 @@ import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-import h2.config
-import h2.connection
 import pytest
 
 from tests.proxy import dnsclient
+from tests.proxy.h2client import Http2
 from tests.proxy.netns import Gateway
-from tests.proxy.rig import DEADLINE, Proxy, credential_map, policy, read_answer, read_to_end, rule, tunnel
+from tests.proxy.rig import DEADLINE, Proxy, credential_map, policy, read_answer, rule, tunnel
 from tests.proxy.tlshost import Authority
 from tests.proxy.upstreams import Upstream
 from tests.support import proof_table
@@ -25,7 +24,13 @@ HOSTS = {
 NEVER_ISSUED = "198.19.255.254"
 ANYWHERE = "192.0.2.1"
 ROWS = proof_table.parse(proof_table.TABLE.read_text(encoding="utf-8"))
-GROUPS = list(dict.fromkeys((row.road, row.version, row.tls, row.host) for row in ROWS))
+
+
+def _group(row: Row) -> tuple[str, str, str, str]:
+    return row.road, row.version, row.tls, row.host
+
+
+GROUPS = list(dict.fromkeys(map(_group, ROWS)))
 
 
 class Bench:
@@ -73,16 +78,26 @@ def bench(tmp_path_factory: pytest.TempPathFactory, token: str) -> Iterator[Benc
         proxy.hang_up()
 
 
+@pytest.mark.slow
 @pytest.mark.kernel("userns", "veth")
 @pytest.mark.parametrize("group", GROUPS, ids="-".join)
 def test_exactly_the_rows_in_which_all_agree_get_the_credential(
     bench: Bench, token: str, group: tuple[str, str, str, str]
 ) -> None:
-    """K2. HTTP/2 is offered to no client: of those rows none may pass, whatever it says, and the table's
-    outcome for them is what an engine that speaks it would have to fulfil."""
-    rows = [row for row in ROWS if (row.road, row.version, row.tls, row.host) == group]
+    """K1, K2: every row of the table."""
+    _check(bench, token, [row for row in ROWS if _group(row) == group])
+
+
+@pytest.mark.kernel("userns", "veth")
+def test_each_name_that_differs_or_is_missing_costs_the_credential(bench: Bench, token: str) -> None:
+    """The same for a part of the table, in which every road has every way to go wrong in one place."""
+    _check(bench, token, proof_table.decisive(ROWS))
+
+
+def _check(bench: Bench, token: str, rows: list[Row]) -> None:
+    """Exactly the rows in which all names agree get the credential, and no other row gets anything of it."""
     assert rows
-    expected = {number: row.outcome if row.version == "1.1" else "refuse" for number, row in enumerate(rows)}
+    expected = {number: row.outcome for number, row in enumerate(rows)}
     for host in bench.hosts.values():
         host.requests.clear()
         host.received.clear()
@@ -143,12 +158,16 @@ def _attempt(bench: Bench, row: Row, path: str) -> None:
             # For a literal as host there is no right SNI: another one is a name.
             sni = None if row.sni == ABSENT else (HOSTS["name"] if row.host == "ip" else hosts)[row.sni]
             with context.wrap_socket(client, server_hostname=sni) as secured:
-                assert secured.selected_alpn_protocol() in ("http/1.1", None)
-                secured.sendall(_http1(row, path) if row.version == "1.1" else _http2(row, path))
-                read_answer(secured) if row.version == "1.1" else read_to_end(secured)
+                if row.version == "1.1":
+                    assert secured.selected_alpn_protocol() == "http/1.1"
+                    secured.sendall(_http1(row, path))
+                    read_answer(secured)
+                else:
+                    assert secured.selected_alpn_protocol() == "h2"
+                    Http2(secured).ask(_http2(row, path))
         except (OSError, ssl.SSLError):
             # Some rows are refused before there is HTTP.
-            assert row.outcome == "refuse" or row.version == "2", row
+            assert row.outcome == "refuse", row
 
 
 def _http1(row: Row, path: str) -> bytes:
@@ -159,16 +178,9 @@ def _http1(row: Row, path: str) -> bytes:
     return f"GET {target} HTTP/1.1\r\n{field}\r\n".encode()
 
 
-def _http2(row: Row, path: str) -> bytes:
-    """What a client sends that starts to speak HTTP/2 without asking."""
+def _http2(row: Row, path: str) -> list[tuple[str, str]]:
     hosts = HOSTS[row.host]
-    settings = h2.config.H2Configuration(
-        client_side=True, validate_outbound_headers=False, normalize_outbound_headers=False
-    )
-    connection = h2.connection.H2Connection(settings)
-    connection.initiate_connection()
     headers = [(":method", "GET"), (":scheme", "https"), (":path", path)]
     headers += [(":authority", hosts[row.pseudo])] if row.pseudo != ABSENT else []
     headers += [("host", hosts[row.field])] if row.field != ABSENT else []
-    connection.send_headers(1, headers, end_stream=True)
-    return connection.data_to_send()
+    return headers

@@ -96,6 +96,18 @@ def outcome(row: Row) -> str:
     return "inject" if named == {RIGHT} else "plain"
 
 
+def decisive(table: Iterable[Row]) -> list[Row]:
+    """The rows of a table in which at most one claim is not right, so that it has to make the difference, and
+    those in which everything names the other host. A request has no absolute URI where it need not."""
+    kept = []
+    for row in table:
+        usual = row.road == "forward" or row.uri != RIGHT
+        wrong = [c for c in row.claims if c in (OTHER, ABSENT)][row.uri == ABSENT :]
+        if (not wrong or (len(wrong) == 1 and usual)) or (set(wrong) == {OTHER} and row.outcome == "plain"):
+            kept.append(row)
+    return kept
+
+
 def render(table: Iterable[Row]) -> str:
     """The file's text."""
     lines = ["\t".join(field.name for field in fields(Row)), *("\t".join(astuple(row)) for row in table)]

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in _ENDING_SIGNALS:
         # Who started us may want it ignored: nohup(1), or a shell that put us into the background.
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
+            signal.signal(number, interrupt)
     try:
         code = _dispatch(options)
         if sys.stdout is not None:
@@ -111,7 +111,7 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # The lowest free number: this one.
 
 
-def _interrupt(number: int, _: FrameType | None) -> NoReturn:
+def interrupt(number: int, _: FrameType | None) -> NoReturn:
     # Cleaning up must not be interrupted by an impatient second Ctrl-C.
     for ending in _ENDING_SIGNALS:
         signal.signal(ending, signal.SIG_IGN)
@@ -130,6 +130,7 @@ _COMMANDS: Final = {
     "gc": ("gc", ""),
     "plan": ("plan", ""),
     "ps": ("runs", ""),
+    "reload": ("runs", ""),
     "run": ("run", ""),
     "secret": ("secret", ""),
     "shell": ("execute", "execute"),
@@ -194,6 +195,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     collecting.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     collecting.add_argument("--json", action="store_true", help="as one JSON array")
+
+    reloading = commands.add_parser("reload", help="let a run read its profile again", allow_abbrev=False)
+    reloading.add_argument("run", metavar="RUN", help="its id, or how the id begins")
 
     entering = commands.add_parser(
         "enter", help="run a command in a live sandbox, under the same confinement", allow_abbrev=False

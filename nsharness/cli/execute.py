@@ -32,6 +32,7 @@ from nsharness.supervisor.control import ControlServer
 from nsharness.supervisor.credentials import resolve
 from nsharness.supervisor.init import Process
 from nsharness.supervisor.proxy import NamespaceProxy
+from nsharness.supervisor.reload import Reloader
 from nsharness.supervisor.sandbox import NamespaceSandbox
 from nsharness.supervisor.session import Session
 from nsharness.supervisor.trust import TrustStore, find_profile
@@ -63,7 +64,10 @@ def execute(options: argparse.Namespace) -> int:
         ) as session,
         NamespaceProxy(session, profile, credentials, on_audit=on_audit) as proxy,
         NamespaceSandbox(session, profile, proxy) as sandbox,
-        ControlServer(session, sandbox, _end_this_process),
+        contextlib.nullcontext(
+            Reloader(lambda: _profile(options, identity), profile, proxy, session.reporter)
+        ) as reloader,
+        ControlServer(session, sandbox, _end_this_process, reloader.reload),
     ):
         code, in_time = _run(sandbox, relay, _argv(options), environment, options.timeout)
         session.hub.flush()

@@ -7,10 +7,11 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from nsharness.cli.hold import hold
 from nsharness.errors import NsharnessError
 from nsharness.linux.identity import Identity, current
 from nsharness.supervisor.console import Console
@@ -18,6 +19,7 @@ from nsharness.supervisor.control import ControlServer
 from nsharness.supervisor.credentials import Ensured, resolve
 from nsharness.supervisor.mocks import MockServices
 from nsharness.supervisor.proxy import NamespaceProxy
+from nsharness.supervisor.reload import Reloader
 from nsharness.supervisor.sandbox import NamespaceSandbox
 from nsharness.supervisor.session import Session
 from nsharness.supervisor.state import state_home
@@ -82,7 +84,8 @@ def run(options: argparse.Namespace) -> int:
         MockServices(session, _tokens(credentials.digests)) as mocks,
         NamespaceProxy(session, profile, credentials, upstreams=mocks.upstreams) as proxy,
         NamespaceSandbox(session, profile, proxy) as sandbox,
-        ControlServer(session, sandbox, _end_this_process),
+        nullcontext(Reloader(stage4.load, profile, proxy, console)) as reloader,
+        ControlServer(session, sandbox, _end_this_process, reloader.reload),
         _ended_by_limit(session, sandbox),
     ):
         result = run_stage4(
@@ -95,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
         )
         _show(session, result, out, sandbox)
         if options.hold:
-            _hold(console, sandbox)
+            hold(console, sandbox, reloader.reload)
     return 0
 
 
@@ -174,13 +177,6 @@ def _write(path: Path, data: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(path, flags, 0o644), "wb") as stream:
         stream.write(data)
-
-
-def _hold(console: Console, sandbox: NamespaceSandbox) -> None:
-    console.plain(f"\nHolding. In another terminal: nsharness enter {sandbox.id} -- bash -c 'env'")
-    console.plain(f"Ctrl-C or nsharness stop {sandbox.id} ends it.")
-    sandbox.wait()
-    raise sandbox.ended_by or NsharnessError("the sandbox has ended", why="its first process is gone")
 
 
 def _end_this_process() -> None:

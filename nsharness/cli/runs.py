@@ -1,4 +1,4 @@
-"""``nsharness ps`` and ``nsharness stop``."""
+"""``nsharness ps``, ``nsharness stop`` and ``nsharness reload``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from nsharness.supervisor.client import request
 from nsharness.supervisor.state import find_run, list_runs
 
 _STOP_SECONDS: Final = 15.0
+_RELOAD_SECONDS: Final = 60.0  # Longer than the supervisor itself waits for the proxy.
 
 
 def ps(options: argparse.Namespace) -> int:
@@ -51,4 +52,18 @@ def stop(options: argparse.Namespace) -> int:
     finally:
         os.close(pidfd)
     print(f"{run.id} ended")
+    return 0
+
+
+def reload(options: argparse.Namespace) -> int:
+    """Let a run take its profile anew, and say what changed. ``NsharnessError`` where it stays as it was."""
+    run = find_run(current(), options.run)
+    reply = request(run, {"op": "reload"}, timeout=_RELOAD_SECONDS)
+    if reply is None:
+        raise NsharnessError(f"run {run.id} has ended already")
+    if reply.get("event") == "error":
+        raise NsharnessError(
+            str(reply.get("what", "")), why=str(reply.get("why", "")), hint=str(reply.get("hint", ""))
+        )
+    print(reply["text"])
     return 0

@@ -3,7 +3,8 @@
 There are three readers, one for each use, and a test that looks at who calls them: ``reveal`` and
 ``placeholder_secrets`` give what may be sent, to whoever has a ``Proof`` that it may; ``secrets`` gives
 everything to what must recognise it, and stands only where such a thing is made, ``Scrubber(…)``;
-``client_certificate`` gives a key to TLS, which proves it to a host and never sends it.
+``client_certificate`` gives, for a ``Proof`` too, a key to TLS, which shows a host that it has it and never
+sends it.
 """
 
 from __future__ import annotations
@@ -105,9 +106,22 @@ class CredentialMap:
         """Whether there is a value for a pattern's canonical text and a header name in any case."""
         return self._value(host, header) is not None
 
-    def client_certificate(self, host: str) -> ClientCertificate | None:
-        """The certificate to show to hosts of a pattern, by its canonical text."""
-        return self._certificates.get(host)
+    def client_certificate(self, proof: Proof) -> ClientCertificate:
+        """The certificate to show to the host that the proof is for, with its key.
+
+        ``ProofError`` if the proof is for another map or does not entitle to it.
+        """
+        self._check(proof)
+        if not proof.certificate:
+            raise ProofError("certificate", "the rule shows none")
+        found = self._certificates.get(proof.pattern)
+        if found is None:
+            raise ProofError("certificate", "the credential map has none for it")
+        return found
+
+    def has_certificate(self, host: str) -> bool:
+        """Whether there is a client certificate for a pattern's canonical text."""
+        return host in self._certificates
 
     @property
     def hosts(self) -> tuple[str, ...]:

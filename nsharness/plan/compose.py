@@ -37,6 +37,9 @@ CA_BUNDLE: Final = "/etc/nsharness/ca-bundle.pem"
 HIDDEN_FILE: Final = "/etc/nsharness/hidden"
 """An empty file, put over files that are hidden; ``HIDDEN_DIRECTORY`` over directories."""
 HIDDEN_DIRECTORY: Final = "/etc/nsharness/hidden.d"
+CLIENT_CERTIFICATE: Final = "/etc/nsharness/client/cert.pem"
+CLIENT_KEY: Final = "/etc/nsharness/client/key.pem"
+"""What the workload shows the proxy where that is how it identifies itself; for the workload alone."""
 
 # runc and crun mask and protect the same entries: they leak host state or act on the host.
 _MASKED_PROC: Final = (
@@ -76,6 +79,8 @@ class Request:
     nameserver: str
     proxy_url: str
     ca_pem: str = ""
+    client: tuple[str, str] | None = field(default=None, repr=False)
+    """The certificate that the workload shows the proxy, and its key; PEM."""
     cwd: str = "/tmp"
     workspace: str | None = None
     read_only: tuple[str, ...] = ()
@@ -180,6 +185,17 @@ def _etc(request: Request, facts: HostFacts, home: str) -> list[Step]:
             steps += [Directory(path), Bind(path, path)]
         else:
             steps += [File(path, ""), Bind(path, path)]
+    if request.client is not None:
+        certificate, key = request.client
+        folder = posixpath.dirname(CLIENT_KEY)
+        steps += [
+            Directory(folder),
+            # Of its own, because the workload could make nothing beside it.
+            Tmpfs(folder, size=MIB, mode=0o700, noexec=True),
+            File(CLIENT_CERTIFICATE, certificate, mode=0o400, owned=True),
+            File(CLIENT_KEY, key, mode=0o400, owned=True),
+            ReadOnly(folder),
+        ]
     if request.ca_pem:
         bundle = facts.ca_bundle.rstrip("\n") + "\n" + request.ca_pem
         steps += [File(CA_FILE, request.ca_pem), File(CA_BUNDLE, bundle)]

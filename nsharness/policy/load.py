@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,22 @@ def upstream_authorities(profile: Profile) -> str:
     certificates = _CERTIFICATE.findall(text)
     if not certificates:
         raise NsharnessError(what, why="no certificate is in it", hint="it takes PEM, BEGIN CERTIFICATE")
+    _check_certificates(what, certificates)
     # Bundles hold comments, and people put keys into the same file: only certificates go further.
     return "".join(f"{certificate}\n" for certificate in certificates)
+
+
+def _check_certificates(what: str, certificates: Iterable[str]) -> None:
+    """``NsharnessError`` unless all of them are X.509 (RFC 5280)."""
+    # Here, because few profiles have any.
+    from cryptography import x509
+
+    for number, certificate in enumerate(certificates, 1):
+        try:
+            x509.load_pem_x509_certificate(certificate.encode("ascii"))
+        except ValueError:
+            why = f"number {number} of its certificates is none"
+            raise NsharnessError(what, why=why, hint="export it anew, as PEM") from None
 
 
 def parse_profile(text: str, source: str, *, default_name: str | None = None) -> Profile:

@@ -100,7 +100,8 @@ class Proof:
     """That one request of ``sandbox`` may carry the secrets of ``rule``: see the module. ``prove`` makes it.
 
     ``pattern`` is the host pattern of the rule under which the credential map has the values, ``headers``
-    and ``secrets`` are the names of those that the rule entitles to, ``secret_version`` is that of the map.
+    and ``secrets`` are the names of those that the rule entitles to, ``certificate`` says whether the host
+    may be shown the rule's client certificate, ``secret_version`` is that of the map.
     """
 
     sandbox: str
@@ -113,6 +114,7 @@ class Proof:
     pattern: str
     headers: tuple[str, ...]
     secrets: tuple[str, ...]
+    certificate: bool
     secret_version: str
     token: InitVar[object]
 
@@ -127,8 +129,10 @@ class Proof:
         _check_upstream(self)
         if not _pattern(self.pattern).matches(self.authority.host):
             raise ProofError("pattern", "it does not match the host")
-        if not self.headers and not self.secrets:
+        if not self.headers and not self.secrets and not self.certificate:
             raise ProofError("rule", "it entitles to no secret")
+        if self.certificate and not self.tls:
+            raise ProofError("certificate", "there is no TLS to show it in")
 
     def to_audit(self) -> dict[str, Any]:
         """The proof as an audit line carries it: all of its fields, none of which is a secret's value."""
@@ -144,6 +148,7 @@ class Proof:
             "pattern": self.pattern,
             "headers": list(self.headers),
             "secrets": list(self.secrets),
+            "certificate": self.certificate,
             "secret_version": self.secret_version,
         }
 
@@ -213,6 +218,7 @@ def _entitlement(decision: Allow) -> dict[str, Any]:
         "pattern": str(decision.pattern),
         "headers": decision.inject,
         "secrets": rule.secrets,
+        "certificate": rule.client_certificate,
     }
 
 

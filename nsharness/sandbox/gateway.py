@@ -49,6 +49,8 @@ GATEWAY_ADDRESS: Final = "10.127.0.1"
 SANDBOX_ADDRESS: Final = "10.127.0.2"
 _NETWORK_ADDRESS: Final = "10.127.0.0"
 PROXY_PORT: Final = 3128
+MTLS_PORT: Final = 3129
+"""Where the proxy is, instead, in gateways of sandboxes that identify themselves by a certificate."""
 
 _LO: Final = 1
 _VETH: Final = 2  # Both ends: the first index that a new network namespace gives away.
@@ -70,7 +72,7 @@ class Gateway:
     """What keeps one gateway alive: its listeners and a descriptor of each network namespace."""
 
     listeners: tuple[int, ...]
-    """TCP 80, TCP 443, TCP 3128, UDP 53, TCP 53, in this order."""
+    """TCP 80, TCP 443, the proxy's (TCP 3128 or 3129), UDP 53, TCP 53, in this order."""
     gateway_netns: int
     sandbox_netns: int
 
@@ -79,8 +81,9 @@ class Gateway:
         close_all((*self.listeners, self.gateway_netns, self.sandbox_netns))
 
 
-def create() -> Gateway:
-    """Make both namespaces, join them and open the listeners. The caller's own namespace is unchanged.
+def create(proxy_port: int = PROXY_PORT) -> Gateway:
+    """Make both namespaces, join them and open the listeners, that of the proxy at ``proxy_port``: the other
+    of its two ports is closed like any other. The caller's own namespace is unchanged.
 
     ``OSError`` names the step that the kernel refused; nothing is left then.
     """
@@ -112,7 +115,7 @@ def create() -> Gateway:
             for kind, port in (
                 (socket.SOCK_STREAM, 80),
                 (socket.SOCK_STREAM, 443),
-                (socket.SOCK_STREAM, PROXY_PORT),
+                (socket.SOCK_STREAM, proxy_port),
                 (socket.SOCK_DGRAM, 53),
                 (socket.SOCK_STREAM, 53),
             ):

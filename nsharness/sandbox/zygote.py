@@ -79,7 +79,7 @@ class Zygote:
         try:
             match message.get("op"):
                 case "gateway":
-                    self._make_gateway(tag)
+                    self._make_gateway(tag, mtls=message.get("mtls") is True)
                 case "sandbox":
                     self._make_sandbox(tag, int(message["gateway"]), *descriptors)
                 case "release":
@@ -93,8 +93,8 @@ class Zygote:
         finally:
             fds.close_all(descriptors)
 
-    def _make_gateway(self, tag: str) -> None:
-        made = gateway.create()
+    def _make_gateway(self, tag: str, *, mtls: bool) -> None:
+        made = gateway.create(gateway.MTLS_PORT if mtls else gateway.PROXY_PORT)
         number, self._next_gateway = self._next_gateway, self._next_gateway + 1
         self._send({"event": "gateway", "reply_to": tag, "gateway": number}, made.listeners)
         # The supervisor has the listeners now; only the namespaces stay here.

@@ -4,5 +4,5 @@
 ``child`` how a helper process is started · ``credentials`` the resolver and what it left behind · ``mocks``,
 ``proxy``, ``sandbox`` the three context managers · ``shell`` the persistent bash · ``state``, ``control``
 run directories and the way into a running one · ``claim``, ``orphans`` who lives, and what the dead have
-left · ``limits`` what a sandbox may use.
+left · ``limits`` what a sandbox may use · ``reload`` a changed profile for a run that lives.
 """

@@ -28,11 +28,13 @@ def connect(run: RunDirectory) -> socket.socket:
     return sock
 
 
-def request(run: RunDirectory, message: dict[str, Any]) -> dict[str, Any] | None:
+def request(
+    run: RunDirectory, message: dict[str, Any], *, timeout: float = _REQUEST_SECONDS
+) -> dict[str, Any] | None:
     """Ask a run one thing; None when it does not live."""
     try:
         with connect(run) as sock:
-            sock.settimeout(_REQUEST_SECONDS)
+            sock.settimeout(timeout)
             fds.send(sock, message)
             reply, descriptors = fds.receive(sock)
             fds.close_all(descriptors)

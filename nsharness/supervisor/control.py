@@ -1,9 +1,10 @@
-"""The way into a running run: a socket in its state directory, for ``ps``, ``stop`` and ``enter``.
+"""The way into a running run: a socket in its state directory, for the commands about one.
 
-Requests: ``status``, ``stop``, and ``spawn`` with the descriptors 0, 1, 2 of the new program, answered by
-``spawned`` or ``error`` and later by ``exit``; with ``terminal`` (rows, columns, streams…) those streams are
-a terminal of its own, whose other end comes with ``spawned``. ``signal`` goes to the program that was
-spawned on the same connection. When the client goes away, its program is killed.
+Requests: ``status``, ``stop``, ``reload``, answered by ``reloaded`` with a text or by ``error``, and
+``spawn`` with the descriptors 0, 1, 2 of the new program, answered by ``spawned`` or ``error`` and later by
+``exit``; with ``terminal`` (rows, columns, streams…) those streams are a terminal of its own, whose other end
+comes with ``spawned``. ``signal`` goes to the program that was spawned on the same connection. When the
+client goes away, its program is killed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,14 @@ from nsharness.supervisor.session import Session
 class ControlServer:
     """A context manager: answers on the run's control socket inside the block."""
 
-    def __init__(self, session: Session, sandbox: NamespaceSandbox, on_stop: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        sandbox: NamespaceSandbox,
+        on_stop: Callable[[], None],
+        on_reload: Callable[[], str] | None = None,
+    ) -> None:
+        self._on_reload = on_reload
         self._session = session
         self._sandbox = sandbox
         self._on_stop = on_stop
@@ -105,6 +113,8 @@ class ControlServer:
             case "stop":
                 fds.send(client, {"event": "stopping"})
                 self._on_stop()
+            case "reload" if self._on_reload is not None:
+                fds.send(client, {"event": "reloaded", "text": self._on_reload()})
             case "spawn":
                 exits = _Exit(client)
                 process = self._sandbox.spawn(

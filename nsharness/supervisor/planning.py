@@ -32,10 +32,12 @@ def plan_for(
     environment: Mapping[str, str],
     limits: LimitPlan,
     overlay: str,
+    client: tuple[str, str] | None = None,
 ) -> Plan:
     """The plan, made with the owner's rights. ``NsharnessError`` for what cannot or must not be shared.
 
-    ``environment`` comes from the proxy and the profile; ``overlay`` is where an overlay's layers are.
+    ``environment`` comes from the proxy and the profile; ``overlay`` is where an overlay's layers are,
+    ``client`` certificate and key that the workload shows the proxy.
     """
     root_itself = identity.privileged and identity.owner_uid == 0
     files = profile.files
@@ -57,6 +59,7 @@ def plan_for(
         nameserver=_GATEWAY_ADDRESS,
         proxy_url=f"http://{_GATEWAY_ADDRESS}:{_PROXY_PORT}",
         ca_pem=ca_pem,
+        client=client,
         workspace=workspace,
         workspace_mode=files.workspace_mode,
         overlay=overlay,

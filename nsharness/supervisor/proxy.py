@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from nsharness.credentials.kinds import kind_named
@@ -20,6 +20,7 @@ from nsharness.credentials.placeholder import SALT_BYTES, placeholder
 from nsharness.credentials.secret import SecretRef
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
+from nsharness.policy.load import upstream_authorities
 from nsharness.policy.profile import Profile
 from nsharness.supervisor.channel import Channel, Message
 from nsharness.supervisor.child import Child
@@ -40,14 +41,19 @@ class Attachment:
     listeners: tuple[int, ...]
     audit: int
     policy: Mapping[str, Any]
-    bearer: str | None
+    bearer: str | None = field(repr=False)
+    client: tuple[str, str] | None = field(default=None, repr=False)
+    """The certificate by which the sandbox identifies itself, and its key; PEM."""
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the workload's environment needs in addition, for explicit proxying with a bearer."""
-        if self.bearer is None:
+        """What the workload's environment needs in addition, for proxying with a bearer or certificate."""
+        if self.bearer is not None:
+            url = f"http://{self.bearer}@10.127.0.1:3128"
+        elif self.client is not None:
+            url = "https://10.127.0.1:3129"
+        else:
             return {}
-        url = f"http://{self.bearer}@10.127.0.1:3128"
         lower = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), url)
         return lower | {name.upper(): value for name, value in lower.items()}
 
@@ -55,7 +61,8 @@ class Attachment:
 class NamespaceProxy:
     """A context manager: the credential proxy runs inside the block, in the host's network namespace.
 
-    ``upstreams`` adds to the profile's mapped upstreams. The credentials stay the caller's to close, after
+    ``upstreams`` adds to the profile's mapped upstreams. Its ``upstream_ca`` is read at once;
+    ``NsharnessError`` if it cannot be. The credentials stay the caller's to close, after
     the block. ``on_audit`` is called for every decision, in the hub's thread.
     """
 
@@ -68,11 +75,12 @@ class NamespaceProxy:
         upstreams: Mapping[str, str] | None = None,
         on_audit: Callable[[Message], None] | None = None,
     ) -> None:
-        if profile.proxy.auth == "mtls":
-            why, hint = "it is not available yet", "use listener or bearer"
-            raise NsharnessError(f'profile {profile.name}, proxy.auth = "mtls"', why=why, hint=hint)
         self._session = session
-        self._policy = profile.with_upstreams(upstreams or {}).to_policy().to_json()
+        # Read with the owner's rights: the profile is a file of theirs, and so should be what it names.
+        with session.identity.files():
+            self._upstream_ca = upstream_authorities(profile)
+        self._upstreams = dict(upstreams or {})
+        self._policy = profile.with_upstreams(self._upstreams).to_policy().to_json()
         self._bearer_wanted = profile.proxy.auth == "bearer"
         self._credentials = credentials
         self._on_audit = on_audit
@@ -84,6 +92,7 @@ class NamespaceProxy:
         self._deaths: list[float] = []
         self._authorities: dict[str, int] = {}
         self._ca: dict[str, str] = {}
+        self._clients: dict[str, tuple[str, str]] = {}
         self._announced = threading.Condition(self._lock)
         self._given_up = False
         self._serving = threading.Event()
@@ -140,6 +149,9 @@ class NamespaceProxy:
                 with self._announced:
                     if self._ca.get(str(message["name"]), message["pem"]) != message["pem"]:
                         self._report("the authority changed over a restart: clients will not trust it")
+                    if "client" in message:
+                        certificate, key = message["client"]
+                        self._clients.setdefault(str(message["name"]), (certificate, key))
                     self._ca[str(message["name"])] = str(message["pem"])
                     self._announced.notify_all()
             case "ready":
@@ -160,7 +172,10 @@ class NamespaceProxy:
 
     def _audit(self, message: Message) -> None:
         if message.get("action") == "inject":
-            self._report(f"injected headers for {message.get('host')}: {names(message.get('headers', ()))}")
+            what = f"headers for {message.get('host')}: {names(message.get('headers', ()))}"
+            if message.get("proof", {}).get("certificate"):
+                what = f"{what}, over a connection for its client certificate"
+            self._report(f"injected {what}")
         elif message.get("action") == "deny":
             target = message.get("host") or "a connection"
             self._report(
@@ -226,36 +241,46 @@ class NamespaceProxy:
         """Serve a sandbox's gateway from now on; the listeners are the proxy's to close."""
         self.ca_pem(sandbox)
         bearer = secrets.token_urlsafe(24) if self._bearer_wanted else None
-        attachment = Attachment(sandbox, listeners, self._session.run.open_audit(), self._policy, bearer)
+        client = self._clients.get(sandbox)
+        audit = self._session.run.open_audit()
+        attachment = Attachment(sandbox, listeners, audit, self._policy, bearer, client)
         with self._lock:
             self._attachments[sandbox] = attachment
             with contextlib.suppress(OSError):
                 self._send_attachment(attachment)
         return attachment
 
-    def reload(self, profile: Profile, upstreams: Mapping[str, str] | None = None) -> tuple[str, ...]:
-        """Decide by another profile from now on, in every sandbox. The credentials stay those of the start.
+    def reload(self, profile: Profile) -> None:
+        """Decide by another profile from now on, in every sandbox, also over a restart of the proxy.
+        Upstreams that the run itself adds stay, and so do the credentials.
 
-        Returns the hosts that need a restart to be reached. ``NsharnessError`` where the proxy refuses it:
-        the old one stays then.
+        ``NsharnessError`` where the proxy refuses it, or is not there to take it: the old one stays then, in
+        every sandbox.
         """
-        policy = profile.with_upstreams(upstreams or {}).to_policy().to_json()
-        restart: list[str] = []
+        policy = profile.with_upstreams(self._upstreams).to_policy().to_json()
+        changed: list[str] = []
         for sandbox in list(self._attachments):
-            message = {"op": "policy", "sandbox": sandbox, "policy": policy}
             try:
-                reply, _ = self._channel.request(message)
-            except (EOFError, OSError, ValueError) as error:
-                raise NsharnessError("the profile was not changed", why=str(error)) from None
-            restart += reply["restart"]
-            with self._lock:
-                if (old := self._attachments.get(sandbox)) is not None:
-                    self._attachments[sandbox] = replace(old, policy=policy)
+                self._swap(sandbox, policy)
+            except (NsharnessError, EOFError, OSError, ValueError) as error:
+                # Those that took it go back. If that fails the proxy is gone, and the next gets the old one.
+                for earlier in changed:
+                    with contextlib.suppress(NsharnessError, EOFError, OSError):
+                        self._swap(earlier, self._policy)
+                why = getattr(error, "why", "") or str(error) or "the proxy ended meanwhile"
+                raise NsharnessError(f"profile {profile.name} is not in force", why=why) from None
+            changed.append(sandbox)
         self._policy = policy
-        return tuple(dict.fromkeys(restart))
+
+    def _swap(self, sandbox: str, policy: Mapping[str, Any]) -> None:
+        """Change one sandbox's policy, at the proxy and for its successors."""
+        self._channel.request({"op": "policy", "sandbox": sandbox, "policy": dict(policy)})
+        with self._lock:
+            if (old := self._attachments.get(sandbox)) is not None:
+                self._attachments[sandbox] = replace(old, policy=policy)
 
     def _send_attachment(self, attachment: Attachment) -> None:
-        message = {
+        message: Message = {
             "op": "attach",
             "sandbox": attachment.sandbox,
             "policy": dict(attachment.policy),
@@ -266,7 +291,14 @@ class NamespaceProxy:
             message["placeholders"] = {self.placeholder(ref): str(ref) for ref in refs}
         if attachment.sandbox in self._names:
             message["names"] = self._names[attachment.sandbox]
-        self._channel.send(message, (*attachment.listeners, attachment.audit))
+        authorities = []
+        if self._upstream_ca:
+            message["upstream_ca"] = True
+            authorities.append(fds.memfd("upstream_ca", self._upstream_ca.encode("ascii")))
+        try:
+            self._channel.send(message, (*attachment.listeners, attachment.audit, *authorities))
+        finally:
+            fds.close_all(authorities)
 
     def detach(self, sandbox: str) -> None:
         """Serve that sandbox no more and let go of its gateway's sockets. Idempotent."""
@@ -279,6 +311,7 @@ class NamespaceProxy:
                 self._channel.send({"op": "detach", "sandbox": sandbox})
             fds.close_all((*attachment.listeners, attachment.audit))
             self._ca.pop(sandbox, None)
+            self._clients.pop(sandbox, None)
             fds.close_all([self._authorities.pop(sandbox)])
 
     def __exit__(self, *_: object) -> None:

@@ -105,11 +105,11 @@ class NamespaceSandbox:
     def _start(self) -> None:
         limits = plan_limits(self._profile.limit_values())
         zygote = self._session.zygote
-        gateway = zygote.gateway()
+        gateway = zygote.gateway(mtls=self._profile.proxy.auth == "mtls")
         self._stack.callback(zygote.release, gateway)
         attachment = self._proxy.attach(self.id, gateway.listeners)
         self._stack.callback(self._proxy.detach, self.id)
-        self.plan: Plan = self._compose(attachment.environment, limits)
+        self.plan: Plan = self._compose(attachment.environment, attachment.client, limits)
         self._enforcer = Enforcer(limits, self.id, self._limit_hit)
         self._stack.callback(self._enforcer.close)
         ours, theirs = fds.message_pair()
@@ -129,7 +129,9 @@ class NamespaceSandbox:
         self.shell = Shell(self._session.hub, self.init, self._session.identity.drop_to, output)
         self._stack.callback(self.shell.close)
 
-    def _compose(self, environment: Mapping[str, str], limits: LimitPlan) -> Plan:
+    def _compose(
+        self, environment: Mapping[str, str], client: tuple[str, str] | None, limits: LimitPlan
+    ) -> Plan:
         kept = None
         if self._profile.files.workspace_mode == "overlay":
             kept = layers.create(self._session.run)
@@ -140,6 +142,7 @@ class NamespaceSandbox:
             sandbox=self.id,
             ca_pem=self._proxy.ca_pem(),
             limits=limits,
+            client=client,
             environment={**self._profile.environment(self._proxy.placeholder), **environment},
             overlay=str(kept.path) if kept else "",
         )

@@ -64,9 +64,10 @@ class Zygote:
     def _on_end(self) -> None:
         self._ready.set()
 
-    def gateway(self) -> GatewayHandle:
-        """Make a gateway; ``NsharnessError`` when the kernel refuses."""
-        reply, descriptors = self._request({"op": "gateway"}, ())
+    def gateway(self, *, mtls: bool = False) -> GatewayHandle:
+        """Make a gateway, with the proxy's port 3129 where clients show a certificate, else 3128.
+        ``NsharnessError`` when the kernel refuses."""
+        reply, descriptors = self._request({"op": "gateway", "mtls": mtls}, ())
         return GatewayHandle(int(reply["gateway"]), tuple(descriptors))
 
     def sandbox(

@@ -2,8 +2,9 @@
 
 ``{"op": "authority", "name", "policy"}`` carries a memfd: empty when the authority is to be made, which is
 sealed into it then, and full when a proxy takes over from one that died. The answer is
-``{"event": "ca", "name", "pem"}``. It is for the hosts of the policy as it is then, and for no other that
-the policy may be given later.
+``{"event": "ca", "name", "pem"}``, with ``client``, a certificate and its key as PEM, where the policy says
+that the sandbox identifies itself by one. The authority is for the hosts of the policy as it is then, and for
+no other that the policy may be given later.
 """
 
 from __future__ import annotations
@@ -44,7 +45,11 @@ class Authorities:
             fds.write_all(descriptors[0], authority.to_pem())
             fds.seal(descriptors[0])
         self._known[name] = authority
-        self._emit({"event": "ca", "name": name, "pem": authority.certificate_pem})
+        event: dict[str, Any] = {"event": "ca", "name": name, "pem": authority.certificate_pem}
+        if message["policy"] is not None and Policy.from_json(message["policy"]).proxy_auth == "mtls":
+            # Also of an authority that goes on: nobody knows whether the first was heard of. All are good.
+            event["client"] = authority.client(name)
+        self._emit(event)
 
     def named(self, name: str) -> CertificateAuthority:
         """The authority of that name; ``ValueError`` if nobody asked for it."""

@@ -23,6 +23,8 @@ from nsharness.policy.hosts import HostPattern, is_ip
 from nsharness.policy.model import Policy
 
 VALIDITY = dt.timedelta(days=30)
+PROXY_ADDRESS = "10.127.0.1"
+"""Where clients that show a certificate find the proxy: its own certificate is for this address."""
 # Clocks of sandboxes and hosts differ.
 _BACKDATED = dt.timedelta(days=1)
 _COMMON_NAME_LIMIT = 64
@@ -109,6 +111,34 @@ class CertificateAuthority:
         )
         return key + self.certificate_pem.encode("ascii")
 
+    def client(self, name: str, validity: dt.timedelta | None = None) -> tuple[str, str]:
+        """A certificate with which a client can show that it is ``name``, and its key; both as PEM. Valid as
+        long as the authority, or until ``validity`` from now."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        now = dt.datetime.now(dt.UTC)
+        end = self._certificate.not_valid_after_utc if validity is None else now + validity
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:_COMMON_NAME_LIMIT])]))
+            .issuer_name(self._certificate.subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - _BACKDATED)
+            .not_valid_after(end)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(self._issuer_id),
+                critical=False,
+            )
+            .sign(self._key, hashes.SHA256())
+        )
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii"), private.decode("ascii")
+
     def leaf(self, host: str) -> Leaf:
         """A new certificate for a canonical host, a name or an IP address."""
         now = dt.datetime.now(dt.UTC)
@@ -140,6 +170,8 @@ class CertificateAuthority:
 def hosts_of(policy: Policy) -> tuple[HostPattern, ...] | None:
     """What a sandbox's authority must be able to certify; None where a rule allows any host."""
     patterns = tuple(pattern for rule in policy.rules if not rule.deny for pattern in rule.hosts)
+    if policy.proxy_auth == "mtls":
+        patterns = (*patterns, HostPattern.parse(PROXY_ADDRESS))
     return None if any(pattern.subdomains and "." not in pattern.base for pattern in patterns) else patterns
 
 

@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 import mitmproxy.connection
 from mitmproxy import options
+from mitmproxy.connection import Connection as EngineConnection
 from mitmproxy.connection import ConnectionState, Server
 from mitmproxy.proxy import commands, events, mode_specs, server, server_hooks
 from mitmproxy.proxy.layer import Layer
@@ -80,6 +81,13 @@ class Connection(server.LiveConnectionHandler):
         """End a tunnel that policy no longer allows."""
         if self._guard.outlived():
             self.end()
+
+    def close_connection(self, connection: EngineConnection, half_close: bool = False) -> None:
+        """Close a connection, or our half of it. TLS at the door has no halves: it closes whole."""
+        writer = self.transports[connection].writer if connection in self.transports else None
+        if half_close and isinstance(writer, asyncio.StreamWriter) and not writer.can_write_eof():
+            half_close = False
+        super().close_connection(connection, half_close)
 
     async def handle_hook(self, hook: commands.StartHook) -> None:
         if hook.name in _UNGUARDED:

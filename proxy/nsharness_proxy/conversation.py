@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mitmproxy.connection import Connection, ConnectionState, Server
+from mitmproxy.connection import Connection, ConnectionState
 from mitmproxy.proxy import commands, events, layer, tunnel
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as engine
 from mitmproxy.proxy.layers.http import HTTPMode
-from mitmproxy.proxy.layers.tls import ServerTLSLayer
 
 from nsharness_proxy import refusal
 from nsharness_proxy.codec import PROTOCOL
-from nsharness_proxy.layers import ClientHttp, Exchange, HostHttp
+from nsharness_proxy.layers import IDENTITY, ClientHttp, Exchange, Host, HostHttp, HostTls
 from nsharness_proxy.pool import Connections, Pool
 from nsharness_proxy.streams import AbandonHook, ClientStreams, Gone
 
@@ -96,9 +95,13 @@ class Http(engine.HttpLayer):
 
         The address is the host's name: it is resolved, checked and mapped where the connection is made.
         """
+        asking = self.command_sources[event]
+        assert isinstance(asking, Exchange)
+        identity = asking.flow.metadata.get(IDENTITY)
         for connection in self.connections:
             if (
                 reuse
+                and getattr(connection, "identity", None) == identity
                 and event.connection_spec_matches(connection)
                 and self._pool.is_free(connection, self.streams)
             ):
@@ -108,11 +111,13 @@ class Http(engine.HttpLayer):
                 yield from self.event_to_child(stream, completed)
                 return
         context = self.context.fork()
-        context.server = Server(address=event.address, transport_protocol="tcp")
+        context.server = Host(
+            address=event.address, transport_protocol="tcp", identity=identity, flow=asking.flow
+        )
         stack = tunnel.LayerStack()
         if event.tls:
             context.server.sni = event.address[0]
-            stack /= ServerTLSLayer(context)
+            stack /= HostTls(context)
         host = HostConnection(context)
         stack /= host
         self._pool.add(context.server, host)

@@ -9,7 +9,7 @@ import re
 from typing import Final
 
 from mitmproxy import http, tls
-from mitmproxy.connection import Client, Connection, Server
+from mitmproxy.connection import Client, Connection
 from mitmproxy.net.tls import starts_like_tls_record
 from mitmproxy.proxy import layer
 from mitmproxy.proxy.context import Context
@@ -98,13 +98,6 @@ class Door:
         error = failed.conn.error or ""
         reason = "client-distrusts-ca" if any(text in error for text in _DISTRUST) else "client-tls-failed"
         self.sandbox.record("error", self.road, scheme="https", host=failed.conn.sni, reason=reason)
-
-    def tls_start_server(self, start: tls.TlsData) -> None:
-        """The host's certificate is verified for the name that was decided on."""
-        server = start.conn
-        assert isinstance(server, Server)
-        assert server.address is not None
-        start.ssl_conn = self.sandbox.host_tls.connection(server.address[0])
 
     @property
     def pending(self) -> int:

@@ -21,13 +21,16 @@ from nsharness.audit.log import AuditLog
 from nsharness.credentials.build import CredentialMap
 from nsharness.credentials.secret import Secret
 from nsharness.linux import fds
-from nsharness.policy.hosts import is_ip
-from nsharness.policy.model import Policy
+from nsharness.policy.hosts import HostPattern, is_ip
+from nsharness.policy.model import Policy, Rule
 from nsharness.policy.names import NameTable
+from nsharness.policy.request import DEFAULT_PORTS
+from nsharness.policy.route import Intercept, route
 from nsharness_proxy.authorities import Authorities
 from nsharness_proxy.ca import CertificateAuthority
 from nsharness_proxy.claims import Entrance
 from nsharness_proxy.control import Control, Message
+from nsharness_proxy.entry import entry_tls
 from nsharness_proxy.listener import Listener
 from nsharness_proxy.placeholders import Placeholders
 from nsharness_proxy.probe import see_denial
@@ -112,7 +115,8 @@ class Engine:
                 await self._attach(message, descriptors)
                 self._control.send({"event": "attached", **reply})
             elif message.get("op") == "policy":
-                self._control.send({"event": "policy", "restart": self._swap(message), **reply})
+                self._swap(message)
+                self._control.send({"event": "policy", **reply})
             elif message.get("op") == "authority":
                 self._authorities.add(message, descriptors)
                 fds.close_all(descriptors)
@@ -136,6 +140,13 @@ class Engine:
         unknown = set(message) - _ATTACH_KEYS
         if unknown or not isinstance(message["sandbox"], str) or message["sandbox"] in self._attached:
             raise ValueError(f"unknown keys {sorted(unknown)}, or a sandbox that is attached already")
+        if message.get("upstream_ca") is True:
+            # Bundles are larger than messages: the last descriptor is one.
+            authorities = descriptors.pop()
+            try:
+                message = {**message, "upstream_ca": fds.read_all(authorities).decode("ascii")}
+            finally:
+                fds.close_all([authorities])
         if len(descriptors) not in (_SOCKETS + 1, _SOCKETS + 2):
             raise ValueError(f"{len(descriptors)} descriptors came with it")
         if not all(stat.S_ISSOCK(os.fstat(descriptor).st_mode) for descriptor in descriptors[:_SOCKETS]):
@@ -146,14 +157,23 @@ class Engine:
         log = AuditLog(descriptors[_SOCKETS])
         sandbox = self._sandbox(message, credentials, log)
         fds.close_all(descriptors[_SOCKETS + 1 :])
+        authority = self._authorities.named(str(message.get("authority", sandbox.id)))
+        entry = entry_tls(authority) if sandbox.policy.proxy_auth == "mtls" else None
         *tcp, dns_udp, dns_tcp = (socket.socket(fileno=d) for d in descriptors[:_SOCKETS])
         # From here on each descriptor has an owner.
         descriptors.clear()
         attached = _Attached(
             sandbox,
-            self._authorities.named(str(message.get("authority", sandbox.id))),
+            authority,
             tuple(
-                Listener(sandbox, entrance, sock, self._settings, self._report)
+                Listener(
+                    sandbox,
+                    entrance,
+                    sock,
+                    self._settings,
+                    self._report,
+                    entry=entry if entrance == "explicit" else None,
+                )
                 for entrance, sock in zip(_ENTRANCES, tcp, strict=True)
             ),
             Stub(dns_udp, dns_tcp, sandbox.resolve),
@@ -173,9 +193,6 @@ class Engine:
         bearer, names, authorities = (message.get(key) for key in ("bearer", "names", "upstream_ca"))
         identifier = message["sandbox"]
         policy = Policy.from_json(message["policy"])
-        if policy.proxy_auth == "mtls":
-            # Nobody would be asked for a certificate.
-            raise ValueError('proxy.auth = "mtls" is not available yet')
 
         def write(event: AuditEvent) -> None:
             log.write(event)
@@ -205,11 +222,11 @@ class Engine:
             on_names=on_names,
         )
 
-    def _swap(self, message: Message) -> list[str]:
-        """Decide by another policy from now on, or go on with the old one where this one is refused.
+    def _swap(self, message: Message) -> None:
+        """Decide by another policy from now on. ``ValueError`` for one that is refused; the old one stays
+        then, whole.
 
-        Returns the hosts that clients will reach after a restart only: they must be intercepted, and the
-        sandbox's authority was made before they were named.
+        Hosts that must be intercepted, and that the sandbox's authority was made without, need a restart.
         """
         attached = self._attached.get(str(message["sandbox"]))
         if attached is None or set(message) - {"tag"} != {"op", "sandbox", "policy"}:
@@ -217,9 +234,13 @@ class Engine:
         sandbox, policy = attached.sandbox, Policy.from_json(message["policy"])
         if policy.proxy_auth != sandbox.policy.proxy_auth:
             raise ValueError("how clients identify themselves cannot change during a run")
-        patterns = [(rule, pattern) for rule in policy.rules if not rule.deny for pattern in rule.hosts]
+        if uncovered := untrusted(policy, attached.authority):
+            raise ValueError(
+                f"clients would not trust the certificate for {', '.join(uncovered)}: the sandbox's "
+                "authority was made without, and connections there must be looked into; that takes a restart"
+            )
         known = len(sandbox.names)
-        for _, pattern in patterns:
+        for pattern in (pattern for rule in policy.rules for pattern in rule.hosts):
             if not pattern.subdomains and not is_ip(pattern.base):
                 sandbox.names.address_of(pattern.base)
         sandbox.policy = policy
@@ -227,18 +248,30 @@ class Engine:
             sandbox.on_names(sandbox.names)
         for listener in attached.listeners:
             listener.end_outlived()
-        return [
-            str(pattern)
-            for rule, pattern in patterns
-            if not attached.authority.covers(pattern.base)
-            and (rule.conditional or rule.limited or rule.inspect)
-        ]
 
     async def detach(self, identifier: str) -> None:
         """Close everything that a sandbox has here; one that is not attached has nothing."""
         attached = self._attached.pop(identifier, None)
         if attached is not None:
             await attached.close()
+
+
+def untrusted(policy: Policy, authority: CertificateAuthority) -> list[str]:
+    """The host patterns, as they are written, to which connections must be intercepted and for which clients
+    would trust no certificate of ``authority``."""
+    return [
+        str(pattern)
+        for rule in policy.rules
+        for pattern in rule.hosts
+        if not rule.deny and not authority.covers(pattern.base) and _is_intercepted(policy, rule, pattern)
+    ]
+
+
+def _is_intercepted(policy: Policy, rule: Rule, pattern: HostPattern) -> bool:
+    # A name below the pattern that no other pattern is about stands for all of them.
+    host = f"any-name.{pattern.base}" if pattern.subdomains else pattern.base
+    ports = rule.ports or (DEFAULT_PORTS["https"],)
+    return any(isinstance(route(policy, host, port), Intercept) for port in ports)
 
 
 def engine_options() -> options.Options:

@@ -17,6 +17,7 @@ from mitmproxy import http, tls
 from mitmproxy.connection import Server
 
 from nsharness.credentials.decoding import DecodingError
+from nsharness.credentials.map import ClientCertificate
 from nsharness.credentials.scrub import Scrubber
 from nsharness.policy import headers
 from nsharness.policy.authority import Authority, Claims, Refusal, authority
@@ -28,10 +29,11 @@ from nsharness_proxy import bodies, claims, refusal, scrubbing, sending
 from nsharness_proxy.bodies import Inbound, Outbound
 from nsharness_proxy.claims import Origin
 from nsharness_proxy.door import Door, denied_by_policy, refused_by_authority
-from nsharness_proxy.layers import CUT
+from nsharness_proxy.layers import CUT, IDENTITY, Host
 from nsharness_proxy.messages import FILTERS, Filters
 from nsharness_proxy.refusal import Refused
 from nsharness_proxy.sandbox import Sandbox, next_number
+from nsharness_proxy.shown import Shown
 
 DECISION: Final = "decision"
 """Key in a flow's metadata."""
@@ -50,6 +52,12 @@ class Decision:
     sent: Outbound
     started: float = field(default_factory=time.monotonic)
     received: Inbound = field(default_factory=Inbound)
+
+    @property
+    def identity(self) -> tuple[str, str] | None:
+        """Which client certificate the host may be shown, by rule and host pattern; None for none."""
+        rule = self.allow.rule
+        return (rule.name, str(self.allow.pattern)) if rule.client_certificate else None
 
 
 class Guard(Door):
@@ -124,7 +132,8 @@ class Guard(Door):
         made = Decision(next_number(), claimed, seen, decision, prepared.secret, self._body(flow, decision))
         flow.metadata[DECISION] = made
         flow.metadata[FILTERS] = self._filters(flow)
-        if not made.secret:
+        flow.metadata[IDENTITY] = made.identity
+        if not made.secret and made.identity is None:
             self._record(made, "allow")
         self._rewrite(request, made, prepared.fields)
         self.approved.add((seen.host, seen.port))
@@ -182,7 +191,11 @@ class Guard(Door):
         if server.address != (seen.host, seen.port) or server.tls_established != (seen.scheme == "https"):
             self.deny(flow, None, Refused(502, refusal.UPSTREAM_FAILED))
             return
-        if not made.secret:
+        if getattr(server, "identity", None) != made.identity:
+            # What a host was shown on a connection stays true of it, whichever rule a later request is by.
+            self.deny(flow, None, Refused(502, refusal.UPSTREAM_FAILED))
+            return
+        if not made.secret and made.identity is None:
             return
         try:
             proof, fields = sending.fill(
@@ -200,6 +213,32 @@ class Guard(Door):
             return
         self._record(made, "inject", headers=made.secret, proof=proof.to_audit())
         flow.request.headers = http.Headers(fields)
+
+    def tls_start_server(self, start: tls.TlsData) -> None:
+        """The host's certificate is verified for the name that was decided on. Then, if it wants to see one,
+        it is shown that of the rule that its first request is by."""
+        server = start.conn
+        assert isinstance(server, Server)
+        assert server.address is not None
+        host_tls, name = self.sandbox.host_tls, server.address[0]
+        if not isinstance(server, Host) or server.identity is None:
+            start.ssl_conn = host_tls.connection(name)
+            return
+        assert server.flow is not None
+        made: Decision = server.flow.metadata[DECISION]
+        key = (self.sandbox.credentials.version, str(made.allow.pattern))
+        start.ssl_conn = host_tls.connection(name, Shown(key, lambda: self._certificate(made, server)))
+
+    def _certificate(self, made: Decision, server: Server) -> ClientCertificate:
+        """Asked on the connection to ``server``, once its certificate is verified."""
+        try:
+            assert server.address is not None
+            assert server.peername is not None
+            verified = VerifiedCertificate(server.address[0], server.peername[0])
+            return sending.certificate(self.sandbox, made.claims, made.view, verified)
+        except ProofError as error:
+            self._record(made, "deny", reason=f"proof-{error.field.replace('_', '-')}")
+            raise
 
     def tls_established_server(self, established: tls.TlsData) -> None:
         """Keep what was verified on a connection: as a proof needs it, by that very connection."""

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final, cast
 
 from h11._readers import ChunkedReader
 from mitmproxy import http
-from mitmproxy.connection import ConnectionState
+from mitmproxy.connection import ConnectionState, Server
 from mitmproxy.flow import Error
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
@@ -27,7 +27,7 @@ from mitmproxy.proxy.layers.http import _events as message
 from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
-from mitmproxy.proxy.layers.tls import ClientTLSLayer
+from mitmproxy.proxy.layers.tls import ClientTLSLayer, ServerTLSLayer
 
 from nsharness.policy import headers
 from nsharness_proxy import http1, refusal
@@ -42,6 +42,10 @@ TARGET = "target"
 CUT = "cut"
 """Key in a flow's metadata: its response is one of ours, in place of the host's."""
 
+IDENTITY = "identity"
+"""Key in a flow's metadata, if its host may be shown a client certificate: whatever says which. A
+connection is made for one identity, and no request with another, or without, is sent on it."""
+
 MAX_PENDING = 256 * 1024
 """Bytes from a client that may wait for the host before no more are read."""
 
@@ -53,6 +57,14 @@ _END_TO_END: Final = frozenset(
 _HOP_BY_HOP: Final = ("connection", "keep-alive", "proxy-connection", "upgrade")
 
 NOT_FORWARDED = refusal.malformed("this is no request that could be forwarded")
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class Host(Server):
+    """A host that is connected to, the identity that it is shown, and the first request that is for it."""
+
+    identity: object = None
+    flow: http.HTTPFlow | None = None
 
 
 @dataclass
@@ -315,6 +327,23 @@ def _take_off_hop(response: http.Response) -> None:
     if response.status_code == HTTPStatus.NOT_MODIFIED:
         # It may say how the body that it does not have would be framed (RFC 9112 section 6.1).
         response.headers.pop("transfer-encoding", None)
+
+
+class HostTls(ServerTLSLayer):
+    """TLS with a host. One that ends it with an alert (RFC 8446 section 6.2; in TLS 1.3 those do that demand
+    a certificate and get none) has ended the connection: the engine takes the alert for an end that was told
+    of already, and the request would wait for as long as its client does."""
+
+    _told = False
+
+    def event_to_child(self, event: events.Event) -> Commands:
+        if isinstance(event, events.ConnectionClosed) and event.connection is self.conn:
+            self._told = True
+        yield from super().event_to_child(event)
+
+    def receive_close(self) -> Commands:
+        if not self._told:
+            yield from self.event_to_child(events.ConnectionClosed(self.conn))
 
 
 class ClientTls(ClientTLSLayer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from typing import Any, Final
 
 import mitmproxy_rs
@@ -14,6 +15,7 @@ from mitmproxy.proxy.layer import Layer
 
 from nsharness_proxy.claims import Entrance, Origin
 from nsharness_proxy.connection import Connection
+from nsharness_proxy.entry import holder
 from nsharness_proxy.guard import Guard
 from nsharness_proxy.report import Report
 from nsharness_proxy.sandbox import Sandbox
@@ -21,6 +23,8 @@ from nsharness_proxy.sandbox import Sandbox
 _BACKLOG: Final = 4096
 MAX_CONNECTIONS: Final = 1024
 """Connections of one listener at a time; those beyond are closed as they come."""
+HANDSHAKE_SECONDS: Final = 10.0
+"""How long a client may take to show its certificate."""
 _END_SECONDS: Final = 5.0
 
 
@@ -49,7 +53,10 @@ class Listener(mode_servers.AsyncioServerInstance[SandboxMode]):  # type: ignore
         sock: socket.socket,
         settings: options.Options,
         report: Report,
+        *,
+        entry: ssl.SSLContext | None = None,
     ) -> None:
+        """``entry`` is the TLS in which clients show the sandbox's certificate before anything else."""
         specification = f"sandbox:{sandbox.id}:{entrance}"
         super().__init__(SandboxMode(specification, sandbox.id, None, None), _Unmanaged())
         self._sandbox = sandbox
@@ -57,6 +64,8 @@ class Listener(mode_servers.AsyncioServerInstance[SandboxMode]):  # type: ignore
         self._socket = sock
         self._settings = settings
         self._report = report
+        self._entry = entry
+        self._entering: set[asyncio.Task[Any]] = set()
         self._connections: dict[asyncio.Task[Any], Connection] = {}
 
     async def close(self) -> None:
@@ -67,8 +76,10 @@ class Listener(mode_servers.AsyncioServerInstance[SandboxMode]):  # type: ignore
         self._socket.close()
         for connection in self._connections.values():
             connection.end()
-        if self._connections:
-            await asyncio.wait(self._connections, timeout=_END_SECONDS)
+        for task in self._entering:
+            task.cancel()
+        if tasks := {*self._connections, *self._entering}:
+            await asyncio.wait(tasks, timeout=_END_SECONDS)
 
     def end_outlived(self) -> None:
         """End the tunnels that policy no longer allows: nothing in them is ever decided on again."""
@@ -94,8 +105,10 @@ class Listener(mode_servers.AsyncioServerInstance[SandboxMode]):  # type: ignore
         """Serve one client."""
         assert isinstance(reader, asyncio.StreamReader)
         assert isinstance(writer, asyncio.StreamWriter)
-        if len(self._connections) >= MAX_CONNECTIONS:
+        if len(self._connections) + len(self._entering) >= MAX_CONNECTIONS:
             writer.transport.abort()
+            return
+        if self._entry is not None and not await self._enter(writer, self._entry):
             return
         sock = writer.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -112,6 +125,27 @@ class Listener(mode_servers.AsyncioServerInstance[SandboxMode]):  # type: ignore
             writer.close()
             # And what a client does not read would be kept for as long as it likes.
             asyncio.get_running_loop().call_later(_END_SECONDS, writer.transport.abort)
+
+    async def _enter(self, writer: asyncio.StreamWriter, entry: ssl.SSLContext) -> bool:
+        """Whether the client has shown this sandbox's certificate. It counts as a connection meanwhile."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._entering.add(task)
+        try:
+            await writer.start_tls(entry, ssl_handshake_timeout=HANDSHAKE_SECONDS)
+            shown = holder(writer.get_extra_info("ssl_object")) == self._sandbox.id
+        except OSError:
+            shown = False
+        except asyncio.CancelledError:
+            # The listener is closed, and waits for this to end.
+            writer.transport.abort()
+            return False
+        finally:
+            self._entering.discard(task)
+        if not shown:
+            self._sandbox.record("deny", "forward", reason="client-certificate-refused")
+            writer.transport.abort()
+        return shown
 
 
 class _Unmanaged:

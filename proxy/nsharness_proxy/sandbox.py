@@ -64,7 +64,7 @@ class Sandbox:
     @property
     def listener_identifies(self) -> bool:
         """Whether arriving at a listener of this sandbox is proof enough of being it."""
-        return self.bearer is None
+        return self.policy.proxy_auth == "listener"
 
     def record(self, action: Action, road: Road, **facts: Any) -> None:
         """Write an audit event of this moment. What a client chose of it may have a secret in it."""

@@ -1,7 +1,8 @@
 """A request on its way out: what goes on of it, whether it may at all, and with which secrets.
 
 ``prepare`` is asked when a request was allowed, ``fill`` when the connection to its host stands. Between the
-two there is no secret in the request, and nothing else in the program has one to put into it.
+two there is no secret in the request, and nothing else in the program has one to put into it. ``certificate``
+is asked while that connection is made, if its host wants to see one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from nsharness.credentials.map import ClientCertificate
 from nsharness.policy.authority import Claims
 from nsharness.policy.decide import Allow
 from nsharness.policy.headers import Field, HeaderError, outgoing
@@ -45,7 +47,8 @@ def prepare(
 ) -> Prepared | Refused:
     """What goes on of an allowed request, or why it may not. Counts it, if it may."""
     pattern = str(allow.pattern)
-    if not all(sandbox.credentials.has(pattern, name) for name in allow.inject):
+    certified = not allow.rule.client_certificate or sandbox.credentials.has_certificate(pattern)
+    if not certified or not all(sandbox.credentials.has(pattern, name) for name in allow.inject):
         # Rather no request than one without the credential that the profile promises.
         return Refused(502, "credential-missing", allow.rule.name)
     placeholders = sandbox.placeholders
@@ -71,9 +74,28 @@ def fill(
 ) -> tuple[Proof, list[Field]]:
     """The header fields with the secrets in them, and the proof that they may be sent over a connection to
     ``upstream``, which is None if nothing is known of it. ``ProofError`` if there is none."""
+    proof = _prove(sandbox, claims, seen, upstream)
+    made = list(fields)
+    if proof.secrets:
+        secrets = sandbox.credentials.placeholder_secrets(proof)
+        made = sandbox.placeholders.filled(made, allow.rule, secrets)
+    for name in allow.inject:
+        made.append((name.encode("ascii"), sandbox.credentials.reveal(proof, name).encode("ascii")))
+    return proof, made
+
+
+def certificate(
+    sandbox: Sandbox, claims: Claims, seen: RequestView, upstream: Upstream | None
+) -> ClientCertificate:
+    """The certificate and key for a connection on which the host's own certificate has just been verified,
+    and on which the request is to be sent. ``ProofError`` if it may not be shown there."""
+    return sandbox.credentials.client_certificate(_prove(sandbox, claims, seen, upstream))
+
+
+def _prove(sandbox: Sandbox, claims: Claims, seen: RequestView, upstream: Upstream | None) -> Proof:
     if upstream is None:
         raise ProofError("upstream", "nothing is known of the connection")
-    proof = prove(
+    return prove(
         sandbox=sandbox.id,
         claims=claims,
         names=sandbox.names,
@@ -82,13 +104,6 @@ def fill(
         upstream=upstream,
         secret_version=sandbox.credentials.version,
     )
-    made = list(fields)
-    if proof.secrets:
-        secrets = sandbox.credentials.placeholder_secrets(proof)
-        made = sandbox.placeholders.filled(made, allow.rule, secrets)
-    for name in allow.inject:
-        made.append((name.encode("ascii"), sandbox.credentials.reveal(proof, name).encode("ascii")))
-    return proof, made
 
 
 def _count(sandbox: Sandbox, allow: Allow) -> Refused | None:

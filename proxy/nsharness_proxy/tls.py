@@ -18,6 +18,7 @@ from OpenSSL import SSL, crypto
 from nsharness.policy.hosts import is_ip
 from nsharness_proxy import codec
 from nsharness_proxy.ca import CertificateAuthority
+from nsharness_proxy.shown import Kept, Shown
 
 # Clients may speak HTTP/2, hosts are asked for HTTP/1.1: what a request becomes does not depend on what its
 # host would have liked. See ``layers``.
@@ -72,27 +73,41 @@ class HostSide:
 
     def __init__(self, extra: bytes = b"") -> None:
         """``extra`` are further authorities in PEM; ``ValueError`` if they are none."""
-        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-        context.set_min_proto_version(SSL.TLS1_2_VERSION)
-        context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
-        context.set_verify(SSL.VERIFY_PEER)
-        bundle = next((path for path in TRUST_STORES if Path(path).is_file()), None)
-        if bundle is not None:
-            context.load_verify_locations(bundle)
-        self.trusts = bundle
-        for certificate in x509.load_pem_x509_certificates(extra) if extra else ():
-            store = context.get_cert_store()
-            assert store is not None
-            store.add_cert(crypto.X509.from_cryptography(certificate))
-        self._context = context
+        self.trusts = next((path for path in TRUST_STORES if Path(path).is_file()), None)
+        self._extra = x509.load_pem_x509_certificates(extra) if extra else []
+        self._shown: OrderedDict[object, Kept] = OrderedDict()
+        self._context = self._new_context()
 
-    def connection(self, host: str) -> SSL.Connection:
-        """A new handshake with the canonical ``host``: its certificate must be for that name or address."""
-        connection = SSL.Connection(self._context)
+    def connection(self, host: str, shown: Shown | None = None) -> SSL.Connection:
+        """A new handshake with the canonical ``host``: its certificate must be for that name or address.
+        ``shown`` is what it may be shown then."""
+        if shown is None:
+            connection = SSL.Connection(self._context)
+        else:
+            # In a context of its own, because that is where the certificates above the client's are.
+            kept = self._shown.pop(shown.key, None) or Kept(self._new_context())
+            self._shown[shown.key] = kept
+            if len(self._shown) > _CONTEXTS:
+                self._shown.popitem(last=False)
+            connection = SSL.Connection(kept.context)
+            shown.on(connection, kept)
         _expect_host(connection, host)
         connection.set_alpn_protos([PROTOCOL])
         connection.set_connect_state()
         return connection
+
+    def _new_context(self) -> SSL.Context:
+        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        context.set_min_proto_version(SSL.TLS1_2_VERSION)
+        context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
+        context.set_verify(SSL.VERIFY_PEER)
+        if self.trusts is not None:
+            context.load_verify_locations(self.trusts)
+        for certificate in self._extra:
+            store = context.get_cert_store()
+            assert store is not None
+            store.add_cert(crypto.X509.from_cryptography(certificate))
+        return context
 
 
 def rehearse(authority: CertificateAuthority) -> None:

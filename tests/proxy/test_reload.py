@@ -69,16 +69,26 @@ def test_tunnels_that_are_no_longer_allowed_end(proxy: Proxy, sandbox: Sandbox, 
         assert read_to_end(client) == b""
 
 
-def test_hosts_that_the_authority_is_not_for_are_named(proxy: Proxy, sandbox: Sandbox) -> None:
-    """A tunnel needs no certificate of ours, an intercepted host does."""
-    first = policy(rule("one", "one.local"))
+def test_hosts_that_the_authority_is_not_for_are_refused_and_named(
+    proxy: Proxy, sandbox: Sandbox, upstream: Upstream
+) -> None:
+    """A tunnel needs no certificate of ours, an intercepted host does. Nothing of the rest is taken."""
+    upstreams = {"one.local:80": upstream.port}
+    first = policy(rule("one", "one.local"), upstreams=upstreams)
     key = fds.memfd("key")
     proxy.send({"op": "authority", "name": sandbox.id, "policy": first.to_json()}, (key,))
     fds.close_all([key])
     proxy.attach(sandbox, first, authority=sandbox.id)
-    later = policy(
-        rule("one", "one.local", headers=["Authorization"]),
+    later = (
         rule("two", "two.local"),
         rule("three", "three.local", "*.three.local", paths=["/a"]),
+        rule("cdn", "d111.cloudfront.net"),
     )
-    assert swap(proxy, sandbox, later)["restart"] == ["three.local", "*.three.local"]
+    reply = swap(proxy, sandbox, policy(*later))
+    assert reply["event"] == "error"
+    assert "three.local, *.three.local, d111.cloudfront.net:" in reply["why"]
+    assert "restart" in reply["why"]
+    assert "two.local" not in reply["why"]
+    assert sandbox.get("http://one.local/").status == 200
+    assert swap(proxy, sandbox, policy(later[0], upstreams=upstreams))["event"] == "policy"
+    assert sandbox.get("http://one.local/").status == 403

@@ -8,7 +8,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 DEADLINE = 10.0
 
@@ -53,6 +53,8 @@ class Upstream:
     requests: list[Request] = field(default_factory=list)
     server_names: list[str | None] = field(default_factory=list)
     protocols: list[str | None] = field(default_factory=list)
+    clients: list[str | None] = field(default_factory=list)
+    """Whom each TLS client's certificate was for; None for a client that showed none."""
     accepted: int = 0
 
     def __enter__(self) -> Self:
@@ -94,6 +96,7 @@ class Upstream:
                 self._open.discard(connection)
                 secured = self.tls.wrap_socket(connection, server_side=True)
                 self.protocols.append(secured.selected_alpn_protocol())
+                self.clients.append(_common_name(secured))
                 connection = secured
                 self._open.add(connection)
             connection.sendall(self.greeting)
@@ -107,6 +110,11 @@ class Upstream:
         finally:
             self._open.discard(connection)
             connection.close()
+
+
+def _common_name(secured: ssl.SSLSocket) -> str | None:
+    subject: Any = (secured.getpeercert() or {}).get("subject", ())
+    return next((value for ((name, value),) in subject if name == "commonName"), None)
 
 
 class _Reader:

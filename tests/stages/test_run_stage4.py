@@ -253,7 +253,7 @@ def test_a_proxy_that_is_given_up_leaves_nobody_waiting(program: Program, held: 
     assert done.returncode in (5, 6, 7), done  # No proxy, no name, no connection; 28 would be the timeout.
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_however_it_ends_nothing_of_it_is_left(
     program: Program, held: Running, number: signal.Signals
 ) -> None:

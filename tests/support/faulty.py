@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from nsharness.cli import Interrupted, _interrupt
+from nsharness.cli import Interrupted, interrupt
 from nsharness.cli.run import _DEMO_SECRETS, _end_this_process, _tokens
 from nsharness.errors import NsharnessError
 from nsharness.linux.identity import current
@@ -119,7 +119,7 @@ def main() -> int:
     options = parser.parse_args()
     os.environ |= {name: str(options.folder) for name in ("XDG_STATE_HOME", "XDG_DATA_HOME")}
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        signal.signal(number, interrupt)
 
     def steps(phase: str) -> Steps:
         return Steps(options.at if phase == options.phase else 0, lambda: kill(options.victim))

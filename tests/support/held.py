@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from nsharness.cli import Interrupted, _interrupt
+from nsharness.cli import Interrupted, interrupt
 from nsharness.errors import NsharnessError
 from nsharness.linux.signals import prompt_handlers
 from tests.support.processes import descendants, process
@@ -72,7 +72,7 @@ def main() -> int:
     parser.add_argument("--fail", action="store_true")
     options = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        signal.signal(number, interrupt)
     profile = at_call(options.at, options.what)
     try:
         sys.setprofile(profile)

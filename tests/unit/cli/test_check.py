@@ -12,6 +12,7 @@ from nsharness.cli import main
 from nsharness.plan.limits import LimitFacts
 from nsharness.policy.load import load_profile
 from nsharness.policy.model import Policy
+from nsharness_proxy.ca import CertificateAuthority
 
 PROFILE = """
 name = "demo"
@@ -43,7 +44,7 @@ deny = true
 [proxy]
 auth = "bearer"
 """
-CERTIFICATE = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+CERTIFICATE = CertificateAuthority.create().certificate_pem
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,7 @@ from nsharness.credentials.build import (
 from nsharness.credentials.secret import Secret, SecretNotFoundError, SecretRef
 from nsharness.errors import NsharnessError
 from nsharness.policy.profile import Profile
+from tests.support.certificates import certificate_proof
 
 TOKEN = "wiki_hunter22222222"
 
@@ -225,14 +226,16 @@ LABELS = ("CERTIFICATE", "PRIVATE KEY")
 
 
 def test_a_certificate_and_its_key_travel_like_headers() -> None:
-    store = Secrets(corp_cert=PEM.format(LABELS[0]).strip(), corp_key=PEM.format(LABELS[1]).strip())
+    # As the documented ``tr`` leaves them: with a space at the end.
+    store = Secrets(corp_cert=f"{PEM.format(LABELS[0]).strip()} ", corp_key=PEM.format(LABELS[1]).strip())
     bindings = (
         _binding(header="", template="{{ corp.cert }}", kind="client-certificate"),
         _binding(header="", template="{{ corp.key }}", kind="client-key"),
     )
     made = CredentialMap.from_bytes(build(bindings, store).to_bytes())
-    certificate = made.client_certificate("wiki.local")
-    assert certificate is not None
+    assert made.has_certificate("wiki.local")
+    assert not made.has_certificate("other.local")
+    certificate = made.client_certificate(certificate_proof("wiki.local", made.version))
     assert certificate.key_pem().splitlines() == [
         "-----BEGIN PRIVATE KEY-----",
         "aGVsbG8=",

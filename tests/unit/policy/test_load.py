@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from nsharness.errors import NsharnessError
 from nsharness.policy.load import MAX_BYTES, explain, load_profile, parse_profile, upstream_authorities
 from nsharness.policy.profile import Profile
+from nsharness_proxy.ca import CertificateAuthority
 
 GOOD = """\
 # A comment.
@@ -185,7 +186,7 @@ def test_deep_nesting_is_one_line() -> None:
     assert "profile x.toml" in _error("x = " + "[" * 100_000)
 
 
-CERTIFICATE = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+CERTIFICATE = CertificateAuthority.create().certificate_pem
 PRIVATE = "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n"
 
 
@@ -202,7 +203,12 @@ def test_upstream_ca_is_found_beside_the_profile(tmp_path: Path, monkeypatch: py
     assert upstream_authorities(Profile(name="p")) == ""
 
 
-@pytest.mark.parametrize("content", [None, "", PRIVATE, "\udcff"])
+NO_CERTIFICATE = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", PRIVATE, "\udcff", NO_CERTIFICATE, CERTIFICATE + NO_CERTIFICATE]
+)
 def test_a_file_without_certificates_is_an_error(tmp_path: Path, content: str | None) -> None:
     """K12."""
     path = tmp_path / "ca.pem"

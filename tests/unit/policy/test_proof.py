@@ -359,7 +359,14 @@ def test_the_fields_of_a_proof_all_name_one_host(
     upstream: proofs.Upstream,
     pattern: str,
 ) -> None:
-    rest = {"sandbox": "s", "rule": "r", "headers": ("A",), "secrets": (), "secret_version": "v"}
+    rest = {
+        "sandbox": "s",
+        "rule": "r",
+        "headers": ("A",),
+        "secrets": (),
+        "certificate": False,
+        "secret_version": "v",
+    }
     try:
         Proof(
             road=road,

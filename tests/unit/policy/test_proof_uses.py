@@ -41,7 +41,7 @@ def test_all_secrets_at_once_are_given_to_what_recognises_them_only() -> None:
 
 
 def test_what_may_be_sent_is_read_in_one_place_with_a_proof() -> None:
-    for name in ("placeholder_secrets", "prove"):
+    for name in ("placeholder_secrets", "client_certificate", "prove"):
         assert {module for module, _, _ in _calls(name)} == {"nsharness_proxy.sending"}
     # A secret's own method of that name takes nothing.
     with_proof = {module for module, node, _ in _calls("reveal") if node.args}

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
+import prctl
 import pytest
 
 from tests.support import leftovers, probes, processes, waiting
@@ -39,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", default=None):
         # By chance, so that two runs of the tests on one machine are most likely to have different ones.
-        processes.mark(secrets.randbelow(500) + 2)
+        processes.mark(secrets.randbelow(50_000) + 1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -100,6 +101,14 @@ def private_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     yield home
     _remove(folder)
+
+
+@pytest.fixture(autouse=True)
+def _dumpable_again() -> Iterator[None]:
+    """The command line makes its process undumpable, and a test may call it: the next one needs its /proc/self."""
+    yield
+    if prctl.get_dumpable() != 1:
+        prctl.set_dumpable(1)
 
 
 @pytest.fixture(autouse=True)

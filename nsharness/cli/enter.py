@@ -32,8 +32,8 @@ def enter(options: argparse.Namespace) -> int:
         if reply is None or reply.get("event") != "spawned":
             fds.close_all(received)
             raise _refusal(reply)
+        _forward_signals(control)  # Before the command can be heard of, and so be sent one.
         relay.start(*received)
-        _forward_signals(control)
         reply, _ = fds.receive(control)
         if reply is None:
             raise NsharnessError("the run ended before the command did")

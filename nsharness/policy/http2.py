@@ -95,7 +95,10 @@ def _check_pseudo(pseudo: dict[bytes, bytes]) -> None:
 
 def _framing(fields: list[Field], ended: bool) -> list[Field]:
     """What has to be added about the length of the body (RFC 9112 section 6)."""
-    lengths = [value for name, value in fields if name.replace(b"_", b"-") == b"content-length"]
+    # Some hosts read an underscore as a hyphen: such a name would be a length for them and none for us.
+    if any(name != b"content-length" and name.replace(b"_", b"-") == b"content-length" for name, _ in fields):
+        raise HeaderError("a field's name is only almost Content-Length")
+    lengths = [value for name, value in fields if name == b"content-length"]
     if len(lengths) > 1 or (ended and lengths not in ([], [b"0"])):
         raise HeaderError("the length of the body is not what Content-Length says")
     return [] if ended or lengths else [(b"transfer-encoding", b"chunked")]

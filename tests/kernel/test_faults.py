@@ -8,7 +8,6 @@ that every kernel test is under.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +19,7 @@ from nsharness.linux.identity import current
 from nsharness.plan.limits import group_name
 from nsharness.supervisor.orphans import collect
 from tests.support.faulty import VICTIMS
-from tests.support.processes import alive, marked_like
+from tests.support.processes import strays
 from tests.support.sandboxes import needs_sandbox
 from tests.support.waiting import eventually
 
@@ -48,7 +47,7 @@ def kill_at(folder: Path, victim: str, phase: str, step: int) -> None:
     assert done.returncode in ({-9} if victim == "supervisor" else {0, 125}), where
     # One line for one failure, and none for a run that could go on.
     assert len(done.stderr.splitlines()) == (1 if done.returncode == 125 else 0), where
-    eventually(lambda: not others_alive(), what=where)
+    none_strays(where)
     left = collect(current(), everything=False, environ={"XDG_STATE_HOME": str(folder)})
     assert all(orphan.gone for orphan in left), where
     # Whoever could still say that it ended has left nothing that had to be looked for.
@@ -59,8 +58,11 @@ def kill_at(folder: Path, victim: str, phase: str, step: int) -> None:
     assert collect(current(), everything=False, environ={"XDG_STATE_HOME": str(folder)}) == []
 
 
-def others_alive() -> list[int]:
-    return [pid for pid in marked_like(os.getpid()) - {os.getpid()} if alive(pid)]
+def none_strays(where: str) -> None:
+    try:
+        eventually(lambda: not strays())
+    except AssertionError:
+        pytest.fail(f"{where}: {strays()}")
 
 
 # --- a few, late in the start, when most is there already, and while things are being taken down ------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,15 +65,18 @@ def descendants(pid: int) -> set[int]:
 
 # A process whose parent has ended is adopted by somebody else; what tells where it came from must then be
 # something that every child inherits, through fork, exec, new namespaces and another uid, that nobody resets,
-# and that can be read from outside. The adjustment of the out-of-memory score is such a thing, and raising it
-# by a little is harmless.
+# and that anybody can read from outside. A resource limit that nothing here comes near is such a thing: it
+# can always be lowered a little, and never be raised again (getrlimit(2)).
+
+_MARKED = resource.RLIMIT_MSGQUEUE
+_AS_IT_IS_CALLED = "Max msgqueue size"
 
 
 def mark(number: int) -> None:
     """Give this process, and whatever it starts from now on, the mark ``number`` (at least 1)."""
-    with contextlib.suppress(OSError):
-        path = Path("/proc/self/oom_score_adj")
-        path.write_text(str(int(path.read_text()) + number))
+    _, hard = resource.getrlimit(_MARKED)
+    value = max(0, (1 << 30 if hard == resource.RLIM_INFINITY else hard) - number)
+    resource.setrlimit(_MARKED, (value, value))
 
 
 def marked_like(pid: int) -> set[int]:
@@ -80,8 +85,21 @@ def marked_like(pid: int) -> set[int]:
     return {each.pid for each in processes() if mark is not None and _mark(each.pid) == mark}
 
 
+def strays() -> list[str]:
+    """What this process started, also at second hand, and still runs: pid and command line of each."""
+    found = []
+    for pid in sorted(marked_like(os.getpid()) - {os.getpid()}):
+        if alive(pid):
+            with contextlib.suppress(OSError):
+                line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                found.append(f"{pid} {line[:200] or process(pid)}")
+    return found
+
+
 def _mark(pid: int) -> int | None:
+    """What the limit is now, or None when the process is gone."""
     try:
-        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+        lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
     except OSError:
         return None
+    return next((int(line.split()[-2]) for line in lines if line.startswith(_AS_IT_IS_CALLED)), None)

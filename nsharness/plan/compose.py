@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from nsharness.errors import NsharnessError
-from nsharness.plan.facts import CA_BUNDLES, ETC_ENTRIES, SYSTEM_DIRECTORIES, HostFacts
+from nsharness.plan import trust
+from nsharness.plan.facts import ETC_ENTRIES, SYSTEM_DIRECTORIES, HostFacts
 from nsharness.plan.limits import DEFAULT_TMP, LimitPlan
+from nsharness.plan.places import parents as _parents
+from nsharness.plan.places import within as _within
 from nsharness.plan.steps import (
     Bind,
     Cover,
@@ -28,11 +31,6 @@ from nsharness.plan.steps import (
 )
 
 MIB: Final = 1 << 20
-
-CA_FILE: Final = "/etc/nsharness/ca.pem"
-"""The run's certificate authority alone, for clients that add to their own bundle (Node, Deno)."""
-CA_BUNDLE: Final = "/etc/nsharness/ca-bundle.pem"
-"""The host's trusted certificates and the run's authority, for clients that take one file."""
 
 HIDDEN_FILE: Final = "/etc/nsharness/hidden"
 """An empty file, put over files that are hidden; ``HIDDEN_DIRECTORY`` over directories."""
@@ -115,7 +113,9 @@ def compose(request: Request, facts: HostFacts) -> Plan:
         *_dev(request),
         *_private(request, home),
     ]
-    shared = _shared(request, facts, home, _mount_points(steps))
+    # A share over the places of the run's authority would hide it as it would a mount.
+    taken = [*_mount_points(steps), *(trust.PLACES if request.ca_pem else ())]
+    shared = _shared(request, facts, home, taken)
     steps += [*shared, *_hidden(shared, facts), ReadOnly("/")]
     return Plan(
         sandbox=request.sandbox,
@@ -123,7 +123,7 @@ def compose(request: Request, facts: HostFacts) -> Plan:
         uid=request.uid,
         gid=request.gid,
         cwd=request.workspace or request.cwd,
-        environment=_environment(request, home),
+        environment=_environment(request, facts, home),
         steps=tuple(steps),
         limits=request.limits,
         resolved=request.resolved,
@@ -143,10 +143,6 @@ def _normal(path: str) -> str:
     """``posixpath.normpath``, but two slashes at the beginning are one, as they are to the kernel."""
     clean = posixpath.normpath(path)
     return clean[1:] if clean.startswith("//") else clean
-
-
-def _within(path: str, *tops: str) -> bool:
-    return any(path == top or path.startswith(top + "/") for top in tops)
 
 
 def _system(facts: HostFacts) -> list[Step]:
@@ -173,7 +169,7 @@ def _etc(request: Request, facts: HostFacts, home: str) -> list[Step]:
     ]
     if facts.hidden:
         steps += [File(HIDDEN_FILE, ""), Directory(HIDDEN_DIRECTORY)]
-    made = {"/etc"}
+    made = {"/etc", "/etc/nsharness"}
     for path in ETC_ENTRIES:
         kind = facts.kind(path)
         if kind is None:
@@ -196,17 +192,7 @@ def _etc(request: Request, facts: HostFacts, home: str) -> list[Step]:
             File(CLIENT_KEY, key, mode=0o400, owned=True),
             ReadOnly(folder),
         ]
-    if request.ca_pem:
-        bundle = facts.ca_bundle.rstrip("\n") + "\n" + request.ca_pem
-        steps += [File(CA_FILE, request.ca_pem), File(CA_BUNDLE, bundle)]
-        for path in CA_BUNDLES:
-            kind = facts.kind(path)
-            if any(_within(path, bound) and facts.kind(bound) == "directory" for bound in ETC_ENTRIES):
-                # In a bind of the host's directory nothing can be made, only covered; a symlink there
-                # leads to another of these paths.
-                steps += [Cover(path, CA_BUNDLE)] if kind == "file" else []
-            elif kind is not None:
-                steps += [*(Directory(parent) for parent in _parents(path, made)), File(path, bundle)]
+    steps += trust.trusted(request.ca_pem, facts, made)
     return steps
 
 
@@ -215,17 +201,6 @@ def _passwd(request: Request, home: str) -> str:
         f"{request.user}:x:{request.uid}:{request.gid}::{home}:/bin/bash\n"
         "nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n"
     )
-
-
-def _parents(path: str, made: set[str]) -> list[str]:
-    """The directories above ``path`` that are not there yet, outermost first; they count as made then."""
-    missing = []
-    parent = posixpath.dirname(path)
-    while parent not in made and parent != "/":
-        missing.append(parent)
-        parent = posixpath.dirname(parent)
-    made.update(missing)
-    return missing[::-1]
 
 
 def _dev(request: Request) -> list[Step]:
@@ -381,7 +356,7 @@ def _check_share(path: str, writable: bool, request: Request, mounted: list[str]
         )
 
 
-def _environment(request: Request, home: str) -> dict[str, str]:
+def _environment(request: Request, facts: HostFacts, home: str) -> dict[str, str]:
     """Built from nothing: no variable of the caller is handed on unless the profile names it."""
     environment = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -398,17 +373,5 @@ def _environment(request: Request, home: str) -> dict[str, str]:
         environment[name] = environment[name.upper()] = request.proxy_url
     environment["no_proxy"] = environment["NO_PROXY"] = "localhost,127.0.0.1,::1"
     environment["NODE_USE_ENV_PROXY"] = "1"
-    if request.ca_pem:
-        for name in (
-            "SSL_CERT_FILE",
-            "CURL_CA_BUNDLE",
-            "REQUESTS_CA_BUNDLE",
-            "PIP_CERT",
-            "GIT_SSL_CAINFO",
-            "AWS_CA_BUNDLE",
-            "CARGO_HTTP_CAINFO",
-            "npm_config_cafile",
-        ):
-            environment[name] = CA_BUNDLE
-        environment["NODE_EXTRA_CA_CERTS"] = environment["DENO_CERT"] = CA_FILE
+    environment |= trust.variables(request.ca_pem, facts)
     return {**environment, **request.environment}

@@ -181,6 +181,8 @@ def _etc(request: Request, facts: HostFacts, home: str) -> list[Step]:
             steps += [Directory(path), Bind(path, path)]
         else:
             steps += [File(path, ""), Bind(path, path)]
+    for path in facts.java_settings:
+        steps += [Directory(path), Bind(path, path)]
     if request.client is not None:
         certificate, key = request.client
         folder = posixpath.dirname(CLIENT_KEY)

@@ -54,6 +54,8 @@ JAVA_STORES: Final = (
     "/etc/pki/ca-trust/extracted/java/cacerts",
 )
 """Where the JREs of distributions look for trusted certificates (Debian, Fedora)."""
+JAVA_SETTINGS: Final = ("java", "java-*")
+"""What of ``/etc`` a distribution's Java does not start without, as patterns: its own settings lead there."""
 _JAVA: Final = ("/usr/bin/java", "/usr/lib/jvm", "/usr/local/bin/java")
 
 
@@ -85,6 +87,8 @@ class HostFacts:
     """Those of ``CERTIFICATE_DIRECTORIES`` that are there; one that leads to another is in ``entries``."""
     java: bool = False
     """Whether there is a Java among the host's programs."""
+    java_settings: tuple[str, ...] = ()
+    """The directories that ``JAVA_SETTINGS`` stands for."""
 
     def kind(self, path: str) -> Kind | None:
         """What is at ``path``, None when nothing is or when it was not asked for."""
@@ -111,7 +115,16 @@ def gather(extra: Iterable[str] = (), *, hide: Iterable[str] = (), shared: Itera
     text = Path(bundle).read_text(encoding="utf-8") if bundle else ""
     directories = _certificate_directories(entries)
     has_java = any(map(os.path.lexists, (*_JAVA, *JAVA_STORES)))
-    return HostFacts(entries, text, _hidden(folders, tuple(hide)), directories, has_java)
+    settings = [str(each) for pattern in JAVA_SETTINGS for each in Path("/etc").glob(pattern)]
+    settings = sorted(path for path in settings if (entry := _look(path)) and entry.kind == "directory")
+    return HostFacts(
+        entries,
+        text,
+        _hidden(folders, tuple(hide)),
+        directories,
+        has_java,
+        tuple(settings) if has_java else (),
+    )
 
 
 def _certificate_directories(entries: dict[str, Entry]) -> dict[str, CertificateDirectory]:

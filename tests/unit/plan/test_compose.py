@@ -111,7 +111,9 @@ def hosts(draw: st.DrawFn, wanted: Iterable[str]) -> HostFacts:
             source = path if kind == "directory" else "/var/lib/ca"
             directories[path] = CertificateDirectory(source, draw(st.sampled_from([(), ("0a.0", "java")])))
     bundle = draw(st.sampled_from(["", "PEM\n"]))
-    return HostFacts(entries, bundle, certificates=directories, java=draw(st.booleans()))
+    java = draw(st.booleans())
+    settings = ("/etc/java-17-openjdk",) if java else ()
+    return HostFacts(entries, bundle, certificates=directories, java=java, java_settings=settings)
 
 
 @st.composite
@@ -241,6 +243,7 @@ def test_proc_is_masked_after_it_is_mounted_and_the_root_is_sealed_last(
 def test_no_share_reaches_what_is_private(pair: tuple[Request, HostFacts]) -> None:
     asked, _ = pair
     own = {*SYSTEM_DIRECTORIES, *ETC_ENTRIES, "/etc/ssl/certs", "/etc/pki/tls/certs", "/var/lib/ca"}
+    own.add("/etc/java-17-openjdk")
     for step in compose(*pair).steps:
         if isinstance(step, Bind) and not (step.source in own and not step.writable):
             for path in asked.private:

@@ -53,9 +53,13 @@ def git(commands: str) -> str:
 DUMB = git(f"git clone -q {URL}/dumb/one.git work; cat work/README")
 PUSH = git(f"""
 git clone -q {URL}/smart/one.git work && cd work && cat README
-head -c 1500000 /dev/urandom > big && git add big && git commit -qm more
-git push -q origin HEAD:refs/heads/branch-$RANDOM$RANDOM && echo pushed
+head -c {{size}} /dev/urandom > big && git add big && git commit -qm more
+git -c http.version={{version}} push -q origin HEAD:refs/heads/branch-$RANDOM$RANDOM && echo pushed
 """)
+
+SMALL_PUSH = PUSH.replace("{size}", "100000").replace("{version}", "HTTP/2")
+# Beyond http.postBuffer it is sent without a length.
+LARGE_PUSH = PUSH.replace("{size}", "1500000").replace("{version}", "HTTP/1.1")
 
 PIP = "python3 -m pip download -q --no-cache-dir --disable-pip-version-check"
 UV = "{tools}/uv pip install -q --no-cache --python python3 --target out"
@@ -130,7 +134,8 @@ CLIENTS = {
     "git-dumb": Client(
         git(f"git clone -q {URL}/dumb/one.git work; cat work/README"), "hello", needs="git", system=True
     ),
-    "git-push": Client(PUSH, "hellopushed", needs="git-http-backend", system=True),
+    "git-push": Client(SMALL_PUSH, "hellopushed", needs="git-http-backend", system=True),
+    "git-push-chunked": Client(LARGE_PUSH, "hellopushed", needs="git-http-backend"),
     "pip": Client(
         f"{PIP} --index-url {URL}/simple/ thing && ls",
         "thing-1.0-py3-none-any.whl",

@@ -86,9 +86,9 @@ def rig(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     context = authority.server(NAME)
     context.set_alpn_protocols(["http/1.1"])
     repositories = folder / "git"
-    _repository(repositories / "one.git")
+    repository(repositories / "one.git")
     messages: list[Message] = []
-    with pytest.MonkeyPatch.context() as patch, Host(f"Bearer {token}", context, repositories) as host:
+    with pytest.MonkeyPatch.context() as patch, Host((f"Bearer {token}",), context, repositories) as host:
         for name in ("STATE", "DATA"):
             patch.setenv(f"XDG_{name}_HOME", str(folder / name.lower()))
         identity = current()
@@ -107,7 +107,7 @@ def rig(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     assert not [thread for thread in threading.enumerate() if "process_request" in thread.name]
 
 
-def _repository(path: Path) -> None:
+def repository(path: Path) -> None:
     """A bare one with one commit, for both kinds of servers."""
     subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(path)], check=True)
     git = ["git", "-C", str(path), "-c", "user.name=t", "-c", "user.email=t@example.org"]

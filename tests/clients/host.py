@@ -55,9 +55,9 @@ def tarball() -> bytes:
 
 @dataclass
 class Host:
-    """Listens on loopback within the block; ``credential`` is what Authorization must be."""
+    """Listens on loopback within the block; ``credentials`` is what Authorization may be."""
 
-    credential: str
+    credentials: tuple[str, ...]
     tls: ssl.SSLContext
     repositories: Path
     served: list[str] = field(default_factory=list)
@@ -116,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         path = unquote(urlsplit(self.path).path)
         body = self._body()
-        if self.headers.get_all("Authorization") != [self.of.credential]:
+        if self.headers.get_all("Authorization", []) not in [[each] for each in self.of.credentials]:
             self.of.refused.append(f"{self.command} {path}")
             self._answer(b"no credential", status=401)
             return
@@ -155,6 +155,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
+        if status == 401:
+            self.send_header("WWW-Authenticate", 'Basic realm="tests"')
         # What a test leaves open would be looked for.
         self.send_header("Connection", "close")
         self.end_headers()

@@ -50,7 +50,7 @@ LIBRARIES = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tools() -> Iterator[Path]:
     """A folder that the sandbox sees, with the libraries that the tests' own interpreter has.
 
@@ -76,7 +76,7 @@ def tools() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def rig(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     need("git")
     folder = tmp_path_factory.mktemp("clients")

@@ -54,12 +54,12 @@ DUMB = git(f"git clone -q {URL}/dumb/one.git work; cat work/README")
 PUSH = git(f"""
 git clone -q {URL}/smart/one.git work && cd work && cat README
 head -c {{size}} /dev/urandom > big && git add big && git commit -qm more
-git -c http.version={{version}} push -q origin HEAD:refs/heads/branch-$RANDOM$RANDOM && echo pushed
+git push -q origin HEAD:refs/heads/branch-$RANDOM$RANDOM && echo pushed
 """)
 
-SMALL_PUSH = PUSH.replace("{size}", "100000").replace("{version}", "HTTP/2")
+SMALL_PUSH = PUSH.replace("{size}", "100000")
 # Beyond http.postBuffer it is sent without a length.
-LARGE_PUSH = PUSH.replace("{size}", "1500000").replace("{version}", "HTTP/1.1")
+LARGE_PUSH = PUSH.replace("{size}", "1500000")
 
 PIP = "python3 -m pip download -q --no-cache-dir --disable-pip-version-check"
 UV = "{tools}/uv pip install -q --no-cache --python python3 --target out"

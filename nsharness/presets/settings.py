@@ -60,6 +60,8 @@ class Machine:
         found = []
         for place in places:
             path = self.home / place[2:] if place.startswith("~/") else self.root / place.lstrip("/")
+            if not path.is_file():  # a pipe would wait for a writer
+                continue
             try:
                 with path.open("rb") as stream:
                     found.append(stream.read(_MAX_BYTES).decode(errors="replace"))
@@ -128,28 +130,45 @@ def parse_uv(text: str) -> tuple[list[str], list[str]]:
 
 def python(machine: Machine) -> Found:
     environ = machine.environ
-    index = environ.get("UV_DEFAULT_INDEX", environ.get("UV_INDEX_URL", "")).split()
-    index += environ.get("PIP_INDEX_URL", "").split()
-    extra = environ.get("PIP_EXTRA_INDEX_URL", "").split() + environ.get("UV_EXTRA_INDEX_URL", "").split()
-    extra += environ.get("UV_INDEX", "").split()
-    pip = [environ[name] for name in ("PIP_CONFIG_FILE",) if name in environ]
-    pip += [machine.config("pip/pip.conf"), "~/.pip/pip.conf", "/etc/pip.conf", "/etc/xdg/pip/pip.conf"]
-    uv = [machine.config("uv/uv.toml"), "/etc/uv/uv.toml"]
-    for parse, places in ((parse_pip, pip), (parse_uv, uv)):
-        for text in machine.text(*places):
-            found = parse(text)
-            index += found[0]
-            extra += found[1]
-    first = _registries(_unnamed(index))
-    more = [each for each in _registries(_unnamed(extra)) if each not in first[:1]]
+    pip_files = [environ[name] for name in ("PIP_CONFIG_FILE",) if name in environ]
+    pip_files += [machine.config("pip/pip.conf"), "~/.pip/pip.conf", "/etc/pip.conf", "/etc/xdg/pip/pip.conf"]
+    uv_files = [machine.config("uv/uv.toml"), "/etc/uv/uv.toml"]
+    told_pip = _indexes(environ, ("PIP_INDEX_URL",), ("PIP_EXTRA_INDEX_URL",))
+    told_uv = _indexes(environ, ("UV_DEFAULT_INDEX", "UV_INDEX_URL"), ("UV_INDEX", "UV_EXTRA_INDEX_URL"))
+    pip = _together([told_pip, *map(parse_pip, machine.text(*pip_files))])
+    uv = _together([told_uv, *map(parse_uv, machine.text(*uv_files))])
     env: dict[str, str] = {}
-    if first:
-        env |= {"PIP_INDEX_URL": first[0].url, "UV_DEFAULT_INDEX": first[0].url}
-    if more:
-        urls = " ".join(dict.fromkeys(each.url for each in more))
-        env |= {"PIP_EXTRA_INDEX_URL": urls, "UV_INDEX": urls}
+    found: list[Registry] = []
+    # A tool without configuration of its own uses what the other has.
+    for own, other, variables in (
+        (pip, uv, ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")),
+        (uv, pip, ("UV_DEFAULT_INDEX", "UV_INDEX")),
+    ):
+        indexes, extra = own if any(own) else other
+        if indexes:
+            env[variables[0]] = indexes[0].url
+        if extra:
+            env[variables[1]] = " ".join(dict.fromkeys(each.url for each in extra))
+        found += [*indexes[:1], *extra]
     # The files of an index lie beside its pages, as the common servers arrange them.
-    return Found(tuple(_above(each, "/simple") for each in (*first, *more)), env)
+    return Found(tuple(dict.fromkeys(_above(each, "/simple") for each in found)), env)
+
+
+def _indexes(
+    environ: Mapping[str, str], index: Iterable[str], extra: Iterable[str]
+) -> tuple[list[str], list[str]]:
+    """The same from variables; of the first list the first counts."""
+    return (
+        [word for name in index for word in environ.get(name, "").split()],
+        [word for name in extra for word in environ.get(name, "").split()],
+    )
+
+
+def _together(sources: Iterable[tuple[list[str], list[str]]]) -> tuple[list[Registry], list[Registry]]:
+    """Indexes and further ones, of the sources in their order."""
+    pairs = list(sources)
+    indexes, extra = ([word for pair in pairs for word in pair[number]] for number in (0, 1))
+    return _registries(_unnamed(indexes)), _registries(_unnamed(extra))
 
 
 def _unnamed(addresses: Iterable[str]) -> list[str]:

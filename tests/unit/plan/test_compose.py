@@ -362,10 +362,11 @@ def test_the_secret_store_is_not_shared_from_above_or_below(share: str) -> None:
         compose(request(private=("/srv/keep/secrets",), read_only=(share,)), facts)
 
 
-def test_what_would_cover_the_certificates_is_not_shared() -> None:
-    facts = dataclasses.replace(DEBIAN, entries={**DEBIAN.entries, "/etc/ssl": Entry("directory")})
+@pytest.mark.parametrize("share", ["/etc/ssl", "/etc/ssl/certs", "/etc/pki", "/etc/ssl/certs/java"])
+def test_what_would_cover_the_certificates_is_not_shared(share: str) -> None:
+    facts = dataclasses.replace(DEBIAN, entries={**DEBIAN.entries, share: Entry("directory")})
     with pytest.raises(NsharnessError, match="cover parts"):
-        compose(request(read_only=("/etc/ssl",)), facts)
+        compose(request(read_only=(share,)), facts)
 
 
 def test_an_inner_share_comes_after_its_outer_one() -> None:

@@ -105,7 +105,7 @@ def private_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _dumpable_again() -> Iterator[None]:
-    """The command line makes its process undumpable, and a test may call it: the next one needs its /proc/self."""
+    """The command line makes its process undumpable, also for a test; the next one needs its /proc/self."""
     yield
     if prctl.get_dumpable() != 1:
         prctl.set_dumpable(1)

@@ -43,6 +43,7 @@ LAYERS = {
     "credentials": ["errors", "linux", "policy"],
     "sandbox": ["errors", "linux", "plan"],
     "supervisor": ["errors", "linux", "policy", "credentials", "plan", "audit", "overlay"],
+    "presets": ["errors", "policy"],
     "agent": ["errors", "policy"],
     "stages": ["errors", "policy", "agent"],
     "cli": [
@@ -54,6 +55,7 @@ LAYERS = {
         "audit",
         "overlay",
         "supervisor",
+        "presets",
         "agent",
         "stages",
     ],

@@ -128,7 +128,9 @@ _COMMANDS: Final = {
     "enter": ("enter", ""),
     "exec": ("execute", "execute"),
     "gc": ("gc", ""),
+    "init": ("presets", ""),
     "plan": ("plan", ""),
+    "presets": ("presets", ""),
     "ps": ("runs", ""),
     "reload": ("runs", ""),
     "run": ("run", ""),
@@ -204,6 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     entering.add_argument("run", metavar="RUN", help="its id, or how the id begins")
     entering.add_argument("argv", metavar="CMD", nargs="+", help="after --: the command and its arguments")
+    _add_presets(commands)
     _add_policy(commands)
     _add_changes(commands)
     _add_doctor(commands)
@@ -225,6 +228,7 @@ def _add_exec(commands: argparse._SubParsersAction[_Parser]) -> None:
             default=[],
             help="'HOST: HEADER = VALUE with {{ secret-name.key }}'",
         )
+        add("--preset", metavar="NAME", action="append", default=[], help="add what a preset allows")
         add("--ro", metavar="PATH", action="append", default=[], help="a path that the command may read")
         add("--rw", metavar="PATH", action="append", default=[], help="a path that it may write to as well")
         add("--env", metavar="K[=V]", action="append", default=[], help="a variable for the command")
@@ -240,6 +244,16 @@ def _add_exec(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     trusting.add_argument(
         "profile", metavar="PROFILE", nargs="?", default=None, help="default: nsharness.toml"
+    )
+
+
+def _add_presets(commands: argparse._SubParsersAction[_Parser]) -> None:
+    commands.add_parser("presets", help="list the ready-made parts of profiles", allow_abbrev=False)
+    starting = commands.add_parser(
+        "init", help="write an nsharness.toml here, with comments", allow_abbrev=False
+    )
+    starting.add_argument(
+        "--preset", metavar="NAME", action="append", default=[], help="with what a preset allows; repeatable"
     )
 
 

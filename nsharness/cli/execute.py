@@ -23,7 +23,7 @@ from nsharness.cli.relay import Kept, Relay
 from nsharness.errors import NsharnessError
 from nsharness.linux.identity import Identity, current
 from nsharness.linux.process import file_access_as
-from nsharness.policy.commandline import adjusted
+from nsharness.policy.commandline import Addition, adjusted
 from nsharness.policy.load import load_with_digest
 from nsharness.policy.profile import Profile
 from nsharness.supervisor.channel import Message
@@ -148,7 +148,23 @@ def _profile(options: argparse.Namespace, identity: Identity) -> Profile:
         writable = [*files.read_write, *([files.workspace] if files.workspace else [])]
         TrustStore(identity).check(path, digest, [Path(each).expanduser() for each in writable])
     profile = profile.model_copy(update={"workspace": None})
-    return adjusted(profile, allow=options.allow, inject=options.inject, filesystem=files)
+    return adjusted(
+        profile,
+        allow=options.allow,
+        inject=options.inject,
+        additions=_presets(options.preset, identity),
+        filesystem=files,
+    )
+
+
+def _presets(names: Sequence[str], identity: Identity) -> Sequence[Addition]:
+    if not names:
+        return ()
+    from nsharness.presets.filling import fill
+    from nsharness.presets.settings import Machine
+
+    with identity.files():
+        return fill(names, Machine(identity.home, os.environ))
 
 
 def _absolute(path: str) -> str:

@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from nsharness.errors import NsharnessError
-from nsharness.plan.facts import CA_BUNDLES, ETC_ENTRIES, SYSTEM_DIRECTORIES, HostFacts
+from nsharness.plan import trust
+from nsharness.plan.facts import ETC_ENTRIES, SYSTEM_DIRECTORIES, HostFacts
 from nsharness.plan.limits import DEFAULT_TMP, LimitPlan
+from nsharness.plan.places import parents as _parents
+from nsharness.plan.places import within as _within
 from nsharness.plan.steps import (
     Bind,
     Cover,
@@ -28,11 +31,6 @@ from nsharness.plan.steps import (
 )
 
 MIB: Final = 1 << 20
-
-CA_FILE: Final = "/etc/nsharness/ca.pem"
-"""The run's certificate authority alone, for clients that add to their own bundle (Node, Deno)."""
-CA_BUNDLE: Final = "/etc/nsharness/ca-bundle.pem"
-"""The host's trusted certificates and the run's authority, for clients that take one file."""
 
 HIDDEN_FILE: Final = "/etc/nsharness/hidden"
 """An empty file, put over files that are hidden; ``HIDDEN_DIRECTORY`` over directories."""
@@ -63,6 +61,9 @@ _NEVER_SHARED: Final = (
 )  # fmt: skip
 # The workload's own file systems besides its home: only it can make something there.
 _OWN_TREES: Final = ("/tmp", "/var/tmp", "/run")
+# libcurl 7.88 (Debian 12) now and then stops for good in HTTP/2 once a window was full, before the last
+# kilobyte: measured with pushes of 1.5 MB, one in ten, while the window was open and the proxy had taken all.
+_GITCONFIG: Final = "[http]\n\tversion = HTTP/1.1\n"
 _KIND_TEXTS: Final = {"symlink": "a symbolic link", "special": "a socket, a pipe or a device"}
 _NO_HOME: Final = ("/proc", "/sys", "/dev", "/etc", "/boot", "/nonexistent")
 
@@ -115,7 +116,9 @@ def compose(request: Request, facts: HostFacts) -> Plan:
         *_dev(request),
         *_private(request, home),
     ]
-    shared = _shared(request, facts, home, _mount_points(steps))
+    # A share over the places of the run's authority would hide it as it would a mount.
+    taken = [*_mount_points(steps), *(trust.PLACES if request.ca_pem else ())]
+    shared = _shared(request, facts, home, taken)
     steps += [*shared, *_hidden(shared, facts), ReadOnly("/")]
     return Plan(
         sandbox=request.sandbox,
@@ -123,7 +126,7 @@ def compose(request: Request, facts: HostFacts) -> Plan:
         uid=request.uid,
         gid=request.gid,
         cwd=request.workspace or request.cwd,
-        environment=_environment(request, home),
+        environment=_environment(request, facts, home),
         steps=tuple(steps),
         limits=request.limits,
         resolved=request.resolved,
@@ -143,10 +146,6 @@ def _normal(path: str) -> str:
     """``posixpath.normpath``, but two slashes at the beginning are one, as they are to the kernel."""
     clean = posixpath.normpath(path)
     return clean[1:] if clean.startswith("//") else clean
-
-
-def _within(path: str, *tops: str) -> bool:
-    return any(path == top or path.startswith(top + "/") for top in tops)
 
 
 def _system(facts: HostFacts) -> list[Step]:
@@ -169,11 +168,12 @@ def _etc(request: Request, facts: HostFacts, home: str) -> list[Step]:
         File("/etc/hostname", request.sandbox[:63] + "\n"),
         File("/etc/resolv.conf", f"nameserver {request.nameserver}\noptions timeout:2 attempts:2\n"),
         File("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n"),
+        File("/etc/gitconfig", _GITCONFIG),
         Directory("/etc/nsharness"),
     ]
     if facts.hidden:
         steps += [File(HIDDEN_FILE, ""), Directory(HIDDEN_DIRECTORY)]
-    made = {"/etc"}
+    made = {"/etc", "/etc/nsharness"}
     for path in ETC_ENTRIES:
         kind = facts.kind(path)
         if kind is None:
@@ -185,6 +185,8 @@ def _etc(request: Request, facts: HostFacts, home: str) -> list[Step]:
             steps += [Directory(path), Bind(path, path)]
         else:
             steps += [File(path, ""), Bind(path, path)]
+    for path in facts.java_settings:
+        steps += [Directory(path), Bind(path, path)]
     if request.client is not None:
         certificate, key = request.client
         folder = posixpath.dirname(CLIENT_KEY)
@@ -196,17 +198,7 @@ def _etc(request: Request, facts: HostFacts, home: str) -> list[Step]:
             File(CLIENT_KEY, key, mode=0o400, owned=True),
             ReadOnly(folder),
         ]
-    if request.ca_pem:
-        bundle = facts.ca_bundle.rstrip("\n") + "\n" + request.ca_pem
-        steps += [File(CA_FILE, request.ca_pem), File(CA_BUNDLE, bundle)]
-        for path in CA_BUNDLES:
-            kind = facts.kind(path)
-            if any(_within(path, bound) and facts.kind(bound) == "directory" for bound in ETC_ENTRIES):
-                # In a bind of the host's directory nothing can be made, only covered; a symlink there
-                # leads to another of these paths.
-                steps += [Cover(path, CA_BUNDLE)] if kind == "file" else []
-            elif kind is not None:
-                steps += [*(Directory(parent) for parent in _parents(path, made)), File(path, bundle)]
+    steps += trust.trusted(request.ca_pem, facts, made)
     return steps
 
 
@@ -215,17 +207,6 @@ def _passwd(request: Request, home: str) -> str:
         f"{request.user}:x:{request.uid}:{request.gid}::{home}:/bin/bash\n"
         "nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n"
     )
-
-
-def _parents(path: str, made: set[str]) -> list[str]:
-    """The directories above ``path`` that are not there yet, outermost first; they count as made then."""
-    missing = []
-    parent = posixpath.dirname(path)
-    while parent not in made and parent != "/":
-        missing.append(parent)
-        parent = posixpath.dirname(parent)
-    made.update(missing)
-    return missing[::-1]
 
 
 def _dev(request: Request) -> list[Step]:
@@ -381,7 +362,7 @@ def _check_share(path: str, writable: bool, request: Request, mounted: list[str]
         )
 
 
-def _environment(request: Request, home: str) -> dict[str, str]:
+def _environment(request: Request, facts: HostFacts, home: str) -> dict[str, str]:
     """Built from nothing: no variable of the caller is handed on unless the profile names it."""
     environment = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -398,17 +379,5 @@ def _environment(request: Request, home: str) -> dict[str, str]:
         environment[name] = environment[name.upper()] = request.proxy_url
     environment["no_proxy"] = environment["NO_PROXY"] = "localhost,127.0.0.1,::1"
     environment["NODE_USE_ENV_PROXY"] = "1"
-    if request.ca_pem:
-        for name in (
-            "SSL_CERT_FILE",
-            "CURL_CA_BUNDLE",
-            "REQUESTS_CA_BUNDLE",
-            "PIP_CERT",
-            "GIT_SSL_CAINFO",
-            "AWS_CA_BUNDLE",
-            "CARGO_HTTP_CAINFO",
-            "npm_config_cafile",
-        ):
-            environment[name] = CA_BUNDLE
-        environment["NODE_EXTRA_CA_CERTS"] = environment["DENO_CERT"] = CA_FILE
+    environment |= trust.variables(request.ca_pem, facts)
     return {**environment, **request.environment}

@@ -26,9 +26,7 @@ ETC_ENTRIES: Final = (
     "/etc/mime.types",
     "/etc/protocols",
     "/etc/services",
-    "/etc/ssl/certs",
     "/etc/ssl/openssl.cnf",
-    "/etc/pki/tls/certs",
     "/etc/pki/tls/openssl.cnf",
     "/etc/pki/ca-trust/extracted",
     "/etc/ca-certificates.conf",
@@ -47,6 +45,19 @@ CA_BUNDLES: Final = (
 )
 """Where distributions keep the bundle of trusted certificates (Debian, Fedora, SUSE, Alpine)."""
 
+CERTIFICATE_DIRECTORIES: Final = ("/etc/ssl/certs", "/etc/pki/tls/certs")
+"""Where they keep the certificates one by one, under the names that OpenSSL looks for."""
+
+JAVA_STORES: Final = (
+    "/etc/ssl/certs/java/cacerts",
+    "/etc/pki/java/cacerts",
+    "/etc/pki/ca-trust/extracted/java/cacerts",
+)
+"""Where the JREs of distributions look for trusted certificates (Debian, Fedora)."""
+JAVA_SETTINGS: Final = ("java", "java-*")
+"""What of ``/etc`` a distribution's Java does not start without, as patterns: its own settings lead there."""
+_JAVA: Final = ("/usr/bin/java", "/usr/lib/jvm", "/usr/local/bin/java")
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -57,6 +68,14 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateDirectory:
+    """A directory of the host's trusted certificates: where it really is, and what is in it."""
+
+    source: str
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class HostFacts:
     """The host's entries that a plan may name, and the certificates that the host trusts."""
 
@@ -64,6 +83,12 @@ class HostFacts:
     ca_bundle: str = ""
     hidden: dict[str, Found] = field(default_factory=dict)
     """What the profile's ``hide`` means in the shared folders, by path."""
+    certificates: dict[str, CertificateDirectory] = field(default_factory=dict)
+    """Those of ``CERTIFICATE_DIRECTORIES`` that are there; one that leads to another is in ``entries``."""
+    java: bool = False
+    """Whether there is a Java among the host's programs."""
+    java_settings: tuple[str, ...] = ()
+    """The directories that ``JAVA_SETTINGS`` stands for."""
 
     def kind(self, path: str) -> Kind | None:
         """What is at ``path``, None when nothing is or when it was not asked for."""
@@ -79,7 +104,7 @@ def gather(extra: Iterable[str] = (), *, hide: Iterable[str] = (), shared: Itera
     """
     extra = tuple(extra)
     entries: dict[str, Entry] = {}
-    for path in (*SYSTEM_DIRECTORIES, *ETC_ENTRIES, *CA_BUNDLES, *extra):
+    for path in (*SYSTEM_DIRECTORIES, *ETC_ENTRIES, *CA_BUNDLES, *JAVA_STORES, *extra):
         # A link anywhere on the way would make what is checked and what is mounted two things.
         real = os.path.realpath(path) if path in extra else path
         entry = _look(path) if real == path else Entry("symlink", real)
@@ -88,7 +113,30 @@ def gather(extra: Iterable[str] = (), *, hide: Iterable[str] = (), shared: Itera
     bundle = next((path for path in CA_BUNDLES if Path(path).is_file()), None)
     folders = tuple(path for path in shared if (entry := _look(path)) and entry.kind == "directory")
     text = Path(bundle).read_text(encoding="utf-8") if bundle else ""
-    return HostFacts(entries, text, _hidden(folders, tuple(hide)))
+    directories = _certificate_directories(entries)
+    has_java = any(map(os.path.lexists, (*_JAVA, *JAVA_STORES)))
+    settings = [str(each) for pattern in JAVA_SETTINGS for each in Path("/etc").glob(pattern)]
+    settings = sorted(path for path in settings if (entry := _look(path)) and entry.kind == "directory")
+    return HostFacts(
+        entries,
+        text,
+        _hidden(folders, tuple(hide)),
+        directories,
+        has_java,
+        tuple(settings) if has_java else (),
+    )
+
+
+def _certificate_directories(entries: dict[str, Entry]) -> dict[str, CertificateDirectory]:
+    """Those that there are; a link from one to another is added to ``entries``."""
+    found: dict[str, CertificateDirectory] = {}
+    for path in CERTIFICATE_DIRECTORIES:
+        real = os.path.realpath(path)
+        if real != path and real in CERTIFICATE_DIRECTORIES:
+            entries[path] = Entry("symlink", real)
+        elif (entry := _look(real)) is not None and entry.kind == "directory":
+            found[path] = CertificateDirectory(real, tuple(sorted(each.name for each in os.scandir(real))))
+    return found
 
 
 def _hidden(folders: tuple[str, ...], hide: tuple[str, ...]) -> dict[str, Found]:

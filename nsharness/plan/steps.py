@@ -38,15 +38,36 @@ class Symlink:
 
 
 @dataclass(frozen=True, slots=True)
+class Links:
+    """In a directory, a symbolic link for each of ``names`` to what has that name in another, ``into``."""
+
+    path: str
+    into: str
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(self.names))  # JSON knows lists only
+
+    def describe(self) -> str:
+        return f"links      {self.path} -> {self.into} ({len(self.names)} names)"
+
+
+@dataclass(frozen=True, slots=True)
 class File:
-    """A small read-only file with the given text; an ``owned`` one is made by the workload, to mount on."""
+    """A small read-only file with the given text; an ``owned`` one is made by the workload, to mount on.
+
+    Where it is ``binary``, ``content`` is base64.
+    """
 
     path: str
     content: str
     mode: int = 0o444
     owned: bool = False
+    binary: bool = False
 
     def describe(self) -> str:
+        if self.binary:
+            return f"file       {self.path} ({len(self.content) // 4 * 3} bytes)"
         return f"file       {self.path} ({len(self.content)} characters)"
 
 
@@ -158,14 +179,13 @@ class ReadOnly:
         return f"read-only  {self.path}"
 
 
-type Step = (
-    Directory | Symlink | File | Bind | Overlay | Cover | Device | Tmpfs | Proc | Devpts | Mask | ReadOnly
-)
+type _Made = Directory | Symlink | Links | File
+type _Mounted = Bind | Overlay | Cover | Device | Tmpfs | Proc | Devpts | Mask | ReadOnly
+type Step = _Made | _Mounted
 
-_KINDS: Final[dict[str, type[Any]]] = {
-    kind.__name__.lower(): kind
-    for kind in (Directory, Symlink, File, Bind, Overlay, Cover, Device, Tmpfs, Proc, Devpts, Mask, ReadOnly)
-}
+_MADE: Final = (Directory, Symlink, Links, File)
+_MOUNTED: Final = (Bind, Overlay, Cover, Device, Tmpfs, Proc, Devpts, Mask, ReadOnly)
+_KINDS: Final[dict[str, type[Any]]] = {kind.__name__.lower(): kind for kind in (*_MADE, *_MOUNTED)}
 
 
 @dataclass(frozen=True, slots=True)

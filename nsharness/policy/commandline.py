@@ -3,27 +3,47 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from nsharness.errors import NsharnessError
 from nsharness.policy.load import explain
-from nsharness.policy.profile import Profile
+from nsharness.policy.profile import Profile, SandboxProxyRule
 
 _INJECT: Final = re.compile(r"\s*(?P<host>\S+):\s+(?P<header>[^\s=]+)\s*=\s*(?P<value>.*\S)\s*", re.ASCII)
 _FORM: Final = "HOST: HEADER = VALUE with {{ secret-name.key }}"
 
 
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """Rules and variables that come with nsharness, ready to be added to a profile: a preset's.
+
+    ``git`` are settings for git; ``secrets`` says what each secret is that the rules name.
+    """
+
+    name: str
+    rules: tuple[Mapping[str, Any], ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    git: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+
+
 def adjusted(
-    profile: Profile, *, allow: Sequence[str] = (), inject: Sequence[str] = (), **replaced: object
+    profile: Profile,
+    *,
+    allow: Sequence[str] = (),
+    inject: Sequence[str] = (),
+    additions: Sequence[Addition] = (),
+    **replaced: object,
 ) -> Profile:
     """The profile with a rule for each ``HOST[:PORT]`` of ``allow`` and each ``HOST: HEADER = VALUE`` of
-    ``inject``, and with keys replaced.
+    ``inject``, with ``additions``, and with keys replaced.
 
-    The added rules come first: who wrote the command line knew the profile. Its ``deny`` rules still win.
-    ``NsharnessError`` names the option that is wrong.
+    The added rules come first: who wrote the command line knew the profile. Its ``deny`` rules still win, and
+    its variables. ``NsharnessError`` names the option that is wrong.
     """
     made: list[dict[str, Any]] = []
     for number, text in enumerate(inject, 1):
@@ -31,13 +51,48 @@ def adjusted(
     for number, text in enumerate(allow, 1):
         made.append(_checked(f"--allow {text!a}", {"name": f"allow-{number}", **_host(text)}))
     written = {name: getattr(profile, name) for name in profile.model_fields_set - {"workspace"}}
+    # A profile that was made of the same preset has the rule already.
+    made += [
+        dict(rule)
+        for addition in additions
+        for rule in addition.rules
+        if SandboxProxyRule.model_validate(rule) not in profile.sandbox_proxy_rules
+    ]
     rules = [*made, *profile.sandbox_proxy_rules]
+    if additions:
+        written["env"] = variables(additions, profile.env)
     try:
         return Profile.model_validate(
             {"name": profile.name, **written, **replaced, "sandbox_proxy_rules": rules}
         )
     except ValidationError as error:
         raise explain(error, "and the command line") from None
+
+
+def variables(additions: Iterable[Addition], own: Mapping[str, str]) -> dict[str, str]:
+    """The variables of all, those of the profile's ``own`` before all others, with git's settings numbered
+    as git wants them (git-config(1), GIT_CONFIG_COUNT). ``NsharnessError`` where two presets disagree."""
+    made: dict[str, str] = {}
+    by: dict[str, str] = {}
+    settings: dict[str, str] = {}
+    for addition in additions:
+        for name, value in addition.env.items():
+            if name not in own and made.setdefault(name, value) != value:
+                raise NsharnessError(
+                    f"presets {by[name]} and {addition.name}",
+                    why=f"each has a value of its own for {name}",
+                    hint=f"use one of them, or set {name} in the profile's env",
+                )
+            by.setdefault(name, addition.name)
+        settings |= addition.git
+    made |= own
+    count = made.get("GIT_CONFIG_COUNT", "0")
+    first = int(count) if count.isdigit() else 0
+    taken = {made.get(f"GIT_CONFIG_KEY_{number}") for number in range(first)}
+    missing = [(key, value) for key, value in settings.items() if key not in taken]
+    for number, (key, value) in enumerate(missing, first):
+        made |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    return made | ({"GIT_CONFIG_COUNT": str(first + len(missing))} if missing else {})
 
 
 def _checked(what: str, rule: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ any symbolic link (openat2(2)), so that nothing inside a shared directory can re
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import os
 import struct
@@ -24,6 +25,7 @@ from nsharness.plan.steps import (
     Devpts,
     Directory,
     File,
+    Links,
     Mask,
     Overlay,
     Plan,
@@ -100,13 +102,8 @@ def _open_sources(plan: Plan) -> dict[int, int]:
 
 def _carry_out(step: Step, base: int, plan: Plan, tree: int) -> None:
     match step:
-        case Directory(path, owned):
-            _directory(path, plan if owned else None)
-        case Symlink(path, target):
-            Path(_BASE + path).symlink_to(target)
-        case File(path, content, mode, owned):
-            with file_access_as(plan.uid, plan.gid) if owned else nullcontext():
-                _file(path, content, mode)
+        case Directory() | Symlink() | Links() | File():
+            _make(step, plan)
         case Bind() | Overlay():
             read_only = isinstance(step, Bind) and not step.writable
             mounts.set_attributes(tree, read_only=read_only, noexec=isinstance(step, Bind) and step.noexec)
@@ -118,7 +115,7 @@ def _carry_out(step: Step, base: int, plan: Plan, tree: int) -> None:
                 _cover(base, path, by)
         case Device(path):
             mounts.set_attributes(tree, read_only=False, nodev=False, noexec=True)
-            _file(path, "", 0o666)
+            _file(path, b"", 0o666)
             _attach(tree, base, path)
         case Tmpfs(path, size, mode, noexec):
             flags = _NOSUID_NODEV | (mounts.MS_NOEXEC if noexec else 0)
@@ -135,6 +132,20 @@ def _carry_out(step: Step, base: int, plan: Plan, tree: int) -> None:
             raise AssertionError("handled by the caller")
 
 
+def _make(step: Directory | Symlink | Links | File, plan: Plan) -> None:
+    match step:
+        case Directory(path, owned):
+            _directory(path, plan if owned else None)
+        case Symlink(path, target):
+            Path(_BASE + path).symlink_to(target)
+        case Links(path, into, names):
+            _links(path, into, names)
+        case File(path, content, mode, owned, binary):
+            data = base64.b64decode(content, validate=True) if binary else content.encode()
+            with file_access_as(plan.uid, plan.gid) if owned else nullcontext():
+                _file(path, data, mode)
+
+
 def _directory(path: str, owner: Plan | None) -> None:
     # A directory that a bind brought along is as good as one of ours.
     if owner is None:
@@ -144,13 +155,22 @@ def _directory(path: str, owner: Plan | None) -> None:
             Path(_BASE + path).mkdir(exist_ok=True)
 
 
-def _file(path: str, content: str, mode: int) -> None:
+def _links(path: str, into: str, names: tuple[str, ...]) -> None:
+    folder = os.open(_BASE + path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for name in names:
+            os.symlink(f"{into}/{name}", name, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _file(path: str, content: bytes, mode: int) -> None:
     target = Path(_BASE + path)
     if target.exists() and not content:
         return
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(target, flags, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+    with os.fdopen(descriptor, "wb") as stream:
         stream.write(content)
         os.fchmod(descriptor, mode)
 

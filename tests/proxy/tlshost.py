@@ -18,8 +18,20 @@ class Authority:
         self._folder = folder
         self.pem = self._authority.certificate_pem
 
-    def server(self, host: str) -> ssl.SSLContext:
-        """Settings of a server that prefers HTTP/2."""
+    def server(self, host: str, *others: str) -> ssl.SSLContext:
+        """Settings of a server that prefers HTTP/2, and is ``others`` as well, by name."""
+        context = self._context(host)
+        by_name = {name: self._context(name) for name in others}
+
+        def choose(connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:
+            if name in by_name:
+                connection.context = by_name[name]
+
+        if others:
+            context.sni_callback = choose
+        return context
+
+    def _context(self, host: str) -> ssl.SSLContext:
         leaf = self._authority.leaf(host)
         path = self._folder / f"{host}.pem"
         key = leaf.key.private_bytes(

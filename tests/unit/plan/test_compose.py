@@ -12,8 +12,18 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from nsharness.errors import NsharnessError
-from nsharness.plan.compose import CA_BUNDLE, CA_FILE, Request, compose
-from nsharness.plan.facts import CA_BUNDLES, ETC_ENTRIES, SYSTEM_DIRECTORIES, Entry, HostFacts, Kind
+from nsharness.plan import trust
+from nsharness.plan.compose import Request, compose
+from nsharness.plan.facts import (
+    CA_BUNDLES,
+    CERTIFICATE_DIRECTORIES,
+    ETC_ENTRIES,
+    SYSTEM_DIRECTORIES,
+    CertificateDirectory,
+    Entry,
+    HostFacts,
+    Kind,
+)
 from nsharness.plan.steps import (
     Bind,
     Cover,
@@ -21,6 +31,7 @@ from nsharness.plan.steps import (
     Devpts,
     Directory,
     File,
+    Links,
     Mask,
     Plan,
     Proc,
@@ -29,6 +40,7 @@ from nsharness.plan.steps import (
     Symlink,
     Tmpfs,
 )
+from nsharness.plan.trust import CA_BUNDLE, CA_FILE
 
 SYSTEM = (*SYSTEM_DIRECTORIES, "/etc", "/boot", "/proc", "/sys", "/dev")
 DEBIAN = HostFacts(
@@ -38,7 +50,6 @@ DEBIAN = HostFacts(
         "/etc/alternatives": Entry("directory"),
         "/etc/ld.so.cache": Entry("file"),
         "/etc/localtime": Entry("symlink", "/usr/share/zoneinfo/Etc/UTC"),
-        "/etc/ssl/certs": Entry("directory"),
         "/etc/ssl/certs/ca-certificates.crt": Entry("file"),
         "/srv/work": Entry("directory"),
         "/srv/work/inner": Entry("directory"),
@@ -47,6 +58,7 @@ DEBIAN = HostFacts(
         "/srv/socket": Entry("special"),
     },
     "-----BEGIN CERTIFICATE-----\nhost\n",
+    certificates={"/etc/ssl/certs": CertificateDirectory("/etc/ssl/certs", ("0a.0", "ca-certificates.crt"))},
 )
 
 
@@ -90,7 +102,18 @@ def hosts(draw: st.DrawFn, wanted: Iterable[str]) -> HostFacts:
         else:
             kinds[path] = "symlink" if "symlink" in above else unusual.get(path, "directory")
     entries = {path: Entry(kind, "usr") for path, kind in kinds.items() if kind is not None}
-    return HostFacts(entries, draw(st.sampled_from(["", "PEM\n"])))
+    directories: dict[str, CertificateDirectory] = {}
+    for path in CERTIFICATE_DIRECTORIES:
+        kind = draw(st.sampled_from(["directory", "moved", "link", None]))
+        if kind == "link" and path == "/etc/ssl/certs":
+            entries[path] = Entry("symlink", "/etc/pki/tls/certs")
+        elif kind is not None:
+            source = path if kind == "directory" else "/var/lib/ca"
+            directories[path] = CertificateDirectory(source, draw(st.sampled_from([(), ("0a.0", "java")])))
+    bundle = draw(st.sampled_from(["", "PEM\n"]))
+    java = draw(st.booleans())
+    settings = ("/etc/java-17-openjdk",) if java else ()
+    return HostFacts(entries, bundle, certificates=directories, java=java, java_settings=settings)
 
 
 @st.composite
@@ -179,6 +202,9 @@ def test_every_place_exists_before_something_is_put_there(pair: tuple[Request, H
                 made = {other for other in made if other == path or not within(other, path)}
                 if isinstance(step, Bind):
                     mounted.add(path)
+            case Links(path, into):
+                assert there(path), step
+                assert there(into), step
             case Mask() | ReadOnly():
                 continue
 
@@ -216,9 +242,10 @@ def test_proc_is_masked_after_it_is_mounted_and_the_root_is_sealed_last(
 @given(requests())
 def test_no_share_reaches_what_is_private(pair: tuple[Request, HostFacts]) -> None:
     asked, _ = pair
-    own = {Bind(path, path) for path in (*SYSTEM_DIRECTORIES, *ETC_ENTRIES)}
+    own = {*SYSTEM_DIRECTORIES, *ETC_ENTRIES, "/etc/ssl/certs", "/etc/pki/tls/certs", "/var/lib/ca"}
+    own.add("/etc/java-17-openjdk")
     for step in compose(*pair).steps:
-        if isinstance(step, Bind) and step not in own:
+        if isinstance(step, Bind) and not (step.source in own and not step.writable):
             for path in asked.private:
                 assert not within(path, step.source)
                 assert not within(step.source, path)
@@ -244,16 +271,9 @@ def test_the_environment_is_an_allow_list(pair: tuple[Request, HostFacts]) -> No
     """K14: nothing of the caller's environment is handed on."""
     asked, _ = pair
     proxies = {f"{kind}_proxy" for kind in ("http", "https", "all", "no")}
-    certificates = {"SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "GIT_SSL_CAINFO"}
-    certificates |= {
-        "AWS_CA_BUNDLE",
-        "CARGO_HTTP_CAINFO",
-        "npm_config_cafile",
-        "NODE_EXTRA_CA_CERTS",
-        "DENO_CERT",
-    }
+    certificates = set(trust.variables(asked.ca_pem, pair[1]))
     known = {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TERM", "TMPDIR", "NODE_USE_ENV_PROXY"}
-    known |= proxies | {name.upper() for name in proxies} | (certificates if asked.ca_pem else set())
+    known |= proxies | {name.upper() for name in proxies} | certificates
     environment = compose(*pair).environment
     assert set(environment) == known | set(asked.environment)
     assert all(environment[name] == value for name, value in asked.environment.items())
@@ -342,10 +362,11 @@ def test_the_secret_store_is_not_shared_from_above_or_below(share: str) -> None:
         compose(request(private=("/srv/keep/secrets",), read_only=(share,)), facts)
 
 
-def test_what_would_cover_the_certificates_is_not_shared() -> None:
-    facts = dataclasses.replace(DEBIAN, entries={**DEBIAN.entries, "/etc/ssl": Entry("directory")})
+@pytest.mark.parametrize("share", ["/etc/ssl", "/etc/ssl/certs", "/etc/pki", "/etc/ssl/certs/java"])
+def test_what_would_cover_the_certificates_is_not_shared(share: str) -> None:
+    facts = dataclasses.replace(DEBIAN, entries={**DEBIAN.entries, share: Entry("directory")})
     with pytest.raises(NsharnessError, match="cover parts"):
-        compose(request(read_only=("/etc/ssl",)), facts)
+        compose(request(read_only=(share,)), facts)
 
 
 def test_an_inner_share_comes_after_its_outer_one() -> None:
@@ -401,7 +422,7 @@ def test_the_runs_authority_is_trusted_in_addition_to_the_hosts() -> None:
     steps = steps_of()
     assert File(CA_FILE, "PEM\n") in steps
     assert File(CA_BUNDLE, DEBIAN.ca_bundle + "PEM\n") in steps
-    assert Cover("/etc/ssl/certs/ca-certificates.crt", CA_BUNDLE) in steps
+    assert Symlink("/etc/ssl/certs/ca-certificates.crt", CA_BUNDLE) in steps
 
 
 def test_without_an_authority_nothing_of_it_is_there() -> None:

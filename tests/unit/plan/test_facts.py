@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nsharness.plan.facts import CA_BUNDLES, ETC_ENTRIES, SYSTEM_DIRECTORIES, HostFacts, gather
+from nsharness.plan.facts import ETC_ENTRIES, SYSTEM_DIRECTORIES, HostFacts, gather
+from nsharness.plan.trust import PLACES
 
 
 def kind_of(path: Path) -> str | None:
@@ -51,7 +52,7 @@ def test_devices_are_no_files() -> None:
 
 def test_only_what_is_listed_and_what_is_asked_for_is_looked_at(tmp_path: Path) -> None:
     entries = gather([str(tmp_path)]).entries
-    assert set(entries) <= {*SYSTEM_DIRECTORIES, *ETC_ENTRIES, *CA_BUNDLES, str(tmp_path)}
+    assert set(entries) <= {*SYSTEM_DIRECTORIES, *ETC_ENTRIES, *PLACES, str(tmp_path)}
     assert "/usr" in entries
 
 

@@ -8,6 +8,7 @@ that every kernel test is under.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from nsharness.linux.identity import current
 from nsharness.plan.limits import group_name
 from nsharness.supervisor.orphans import collect
 from tests.support.faulty import VICTIMS
-from tests.support.processes import strays
+from tests.support.processes import marked_like, strays
 from tests.support.sandboxes import needs_sandbox
 from tests.support.waiting import eventually
 
@@ -42,12 +43,13 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 def kill_at(folder: Path, victim: str, phase: str, step: int) -> None:
     """One fault, and a look at everything that it may have left."""
+    before = marked_like(os.getpid())
     done = run(folder, "--phase", phase, "--at", str(step), "--victim", victim)
     where = f"{victim} killed at step {step} of the {phase}: {done.returncode} {done.stderr}"
     assert done.returncode in ({-9} if victim == "supervisor" else {0, 125}), where
     # One line for one failure, and none for a run that could go on.
     assert len(done.stderr.splitlines()) == (1 if done.returncode == 125 else 0), where
-    none_strays(where)
+    none_strays(before, where)
     left = collect(current(), everything=False, environ={"XDG_STATE_HOME": str(folder)})
     assert all(orphan.gone for orphan in left), where
     # Whoever could still say that it ended has left nothing that had to be looked for.
@@ -58,11 +60,11 @@ def kill_at(folder: Path, victim: str, phase: str, step: int) -> None:
     assert collect(current(), everything=False, environ={"XDG_STATE_HOME": str(folder)}) == []
 
 
-def none_strays(where: str) -> None:
+def none_strays(before: set[int], where: str) -> None:
     try:
-        eventually(lambda: not strays())
+        eventually(lambda: not strays(before))
     except AssertionError:
-        pytest.fail(f"{where}: {strays()}")
+        pytest.fail(f"{where}: {strays(before)}")
 
 
 # --- a few, late in the start, when most is there already, and while things are being taken down ------------

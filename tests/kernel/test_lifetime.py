@@ -27,7 +27,7 @@ from nsharness.supervisor.session import Session
 from tests.support import processes
 from tests.support.descriptors import open_now
 from tests.support.held import HOSTILE
-from tests.support.processes import alive, descendants, strays
+from tests.support.processes import alive, descendants, marked_like, strays
 from tests.support.sandboxes import Box, Gateway, namespaces_in_use, needs_sandbox, opened_box, opened_session
 from tests.support.waiting import DEADLINE, eventually
 
@@ -238,12 +238,13 @@ HAPPENINGS = {"interrupt": {130}, "kill": {-9}, "nsharness-zygot": {0, 125}, "ns
 
 
 def at_step(state: Path, what: str, step: int) -> None:
+    before = marked_like(os.getpid())
     process = start(state, "--hostile", "--at", str(step), "--what", what)
     try:
         _, complaint = process.communicate(timeout=40)
         assert process.returncode in HAPPENINGS[what], (step, complaint)
         # Found by the mark that every process started here carries.
-        eventually(lambda: not strays())
+        eventually(lambda: not strays(before))
         left = collect_all(state)
         assert all(orphan.gone for orphan in left)
         assert left == [] or what == "kill", (step, left)

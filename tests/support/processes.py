@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,10 +85,13 @@ def marked_like(pid: int) -> set[int]:
     return {each.pid for each in processes() if mark is not None and _mark(each.pid) == mark}
 
 
-def strays() -> list[str]:
-    """What this process started, also at second hand, and still runs: pid and command line of each."""
+def strays(known: Collection[int] = ()) -> list[str]:
+    """What this process started, also at second hand, and still runs, but for the ``known`` ones.
+
+    Pid and command line of each.
+    """
     found = []
-    for pid in sorted(marked_like(os.getpid()) - {os.getpid()}):
+    for pid in sorted(marked_like(os.getpid()) - {os.getpid(), *known}):
         if alive(pid):
             with contextlib.suppress(OSError):
                 line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")

@@ -93,7 +93,7 @@ PROBES: Mapping[str, Callable[[], Result]] = MappingProxyType(
 )
 """Every probe by name."""
 
-REQUIRED: tuple[str, ...] = ("userns", "procfs", "veth", "mount_setattr", "pidfd", "workload")
+REQUIRED: tuple[str, ...] = ("userns", "procfs", "veth", "mount_setattr", "pidfd", "workload", "seccomp")
 """Without these no sandbox starts."""
 
 

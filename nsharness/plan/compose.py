@@ -95,6 +95,9 @@ class Request:
     protect: tuple[str, ...] = ()
     """Paths below a writable workspace that are read-only where they exist."""
     resolved: Mapping[str, str] = field(default_factory=dict)
+    machine_id: str = ""
+    """What ``/etc/machine-id`` says, 32 hexadecimal digits (machine-id(5)); empty: there is none."""
+    user_namespaces: bool = False
 
     @property
     def tmp_size(self) -> int:
@@ -127,6 +130,7 @@ def compose(request: Request, facts: HostFacts) -> Plan:
         steps=tuple(steps),
         limits=request.limits,
         resolved=request.resolved,
+        user_namespaces=request.user_namespaces,
     )
 
 
@@ -169,6 +173,7 @@ def _etc(request: Request, facts: HostFacts, home: str) -> list[Step]:
         File("/etc/hostname", request.sandbox[:63] + "\n"),
         File("/etc/resolv.conf", f"nameserver {request.nameserver}\noptions timeout:2 attempts:2\n"),
         File("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n"),
+        *([File("/etc/machine-id", request.machine_id + "\n")] if request.machine_id else []),
         Directory("/etc/nsharness"),
     ]
     if facts.hidden:

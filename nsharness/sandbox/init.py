@@ -30,7 +30,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from nsharness.linux import fds, libc, process, seccomp, userns
+from nsharness.linux import fds, landlock, libc, process, seccomp, userns
+from nsharness.plan import access
 from nsharness.plan.steps import Plan
 from nsharness.sandbox import road, spawn, terminal
 from nsharness.sandbox.assemble import StepFailedError, assemble
@@ -94,6 +95,7 @@ def confine(plan: Plan, filters: Sequence[seccomp.Compiled]) -> None:
     process.set_title(f"nsharness-init {plan.sandbox}")
     os.umask(0o022)
     road.check()
+    landlock.restrict(access.grants(plan))  # False where the kernel has none: doctor tells.
     seccomp.install(filters)  # Last: what came before needs more.
 
 

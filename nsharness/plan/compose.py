@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -95,8 +96,6 @@ class Request:
     protect: tuple[str, ...] = ()
     """Paths below a writable workspace that are read-only where they exist."""
     resolved: Mapping[str, str] = field(default_factory=dict)
-    machine_id: str = ""
-    """What ``/etc/machine-id`` says, 32 hexadecimal digits (machine-id(5)); empty: there is none."""
     user_namespaces: bool = False
 
     @property
@@ -173,7 +172,7 @@ def _etc(request: Request, facts: HostFacts, home: str) -> list[Step]:
         File("/etc/hostname", request.sandbox[:63] + "\n"),
         File("/etc/resolv.conf", f"nameserver {request.nameserver}\noptions timeout:2 attempts:2\n"),
         File("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n"),
-        *([File("/etc/machine-id", request.machine_id + "\n")] if request.machine_id else []),
+        File("/etc/machine-id", _machine_id(request.sandbox) + "\n"),
         Directory("/etc/nsharness"),
     ]
     if facts.hidden:
@@ -220,6 +219,11 @@ def _passwd(request: Request, home: str) -> str:
         f"{request.user}:x:{request.uid}:{request.gid}::{home}:/bin/bash\n"
         "nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n"
     )
+
+
+def _machine_id(sandbox: str) -> str:
+    """32 hexadecimal digits (machine-id(5)), as random as the sandbox's id; they tell nothing of the host."""
+    return hashlib.sha256(b"machine-id of " + sandbox.encode()).hexdigest()[:32]
 
 
 def _parents(path: str, made: set[str]) -> list[str]:

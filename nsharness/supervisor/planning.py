@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -71,7 +70,6 @@ def plan_for(
         environment=environment,
         limits=limits,
         resolved={name: path for name, path in resolved.items() if name != path},
-        machine_id=uuid.uuid4().hex,
         user_namespaces=profile.privilege.user_namespaces,
     )
     return compose(request, facts)

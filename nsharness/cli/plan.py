@@ -7,6 +7,7 @@ from typing import Final
 
 from nsharness.cli.profiles import choose
 from nsharness.linux.identity import current
+from nsharness.plan import access
 from nsharness.supervisor.limits import plan_limits
 from nsharness.supervisor.planning import plan_for
 from nsharness.supervisor.state import state_home
@@ -29,5 +30,8 @@ def plan(options: argparse.Namespace) -> int:
         environment=profile.environment(lambda ref: f"(placeholder of {ref})"),
         overlay=str(state_home(identity) / "runs" / sandbox / "overlay"),
     )
-    print(made.to_json() if options.json else made.describe())
+    if options.json:
+        print(made.to_json())
+    else:
+        print("\n".join([made.describe(), *access.describe(access.grants(made))]))
     return 0

@@ -5,7 +5,6 @@ Needs neither python-prctl nor mitmproxy: whether they are there is one of the q
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import platform
@@ -17,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from nsharness.errors import NsharnessError
+from nsharness.linux import seccomp
 from nsharness.linux.probe import PROBES, Result
 
 type Level = Literal["green", "yellow", "red", "skipped"]
@@ -57,12 +58,12 @@ def examine(
         _kernel(),
         *_libraries(),
         *_chain(),
+        _seccomp(),
         _program("bash", _NO_SANDBOX, required=True),
         *([_space("state", state, "no run can be recorded", files)] if state else []),
         _space("temporary files", Path(os.environ.get("TMPDIR") or "/tmp"), "programs may fail", nullcontext),
         _optional("overlayfs", "overlayfs", "workspace changes cannot be kept apart"),
         _optional("landlock", "Landlock", "a second layer of file protection is missing"),
-        _seccomp(),
         _cgroups(),
         _program("curl", "the demo's agent cannot fetch anything", required=False),
         _sudo(),
@@ -144,15 +145,15 @@ def _optional(probe: str, name: str, consequence: str) -> Check:
 
 
 def _seccomp() -> Check:
+    """What both the kernel and the library must have: a sandbox without a filter is never started."""
     result = PROBES["seccomp"]()
     if not result.ok:
-        return _refused("seccomp", result, "system calls are not filtered", required=False)
+        return _refused("seccomp", result)
     try:
-        ctypes.CDLL("libseccomp.so.2")
-    except OSError:
-        text = "install libseccomp (Debian, Ubuntu: sudo apt-get install libseccomp2)"
-        return Check("seccomp", "yellow", "no libseccomp.so.2", "system calls are not filtered", text, False)
-    return Check("seccomp", "green", "filters, libseccomp", required=False)
+        seccomp.Library()
+    except NsharnessError as error:
+        return Check("seccomp", "red", error.why, _NO_SANDBOX, error.hint)
+    return Check("seccomp", "green", "filters, libseccomp")
 
 
 def _program(name: str, consequence: str, *, required: bool) -> Check:

@@ -7,6 +7,7 @@ distribution. As a program it prints the first step that is refused here, as JSO
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from types import MappingProxyType
 from typing import Final
 
 from nsharness.errors import ASK_DOCTOR
-from nsharness.linux import chain, libc
+from nsharness.linux import chain, landlock, libc
 from nsharness.linux.diagnosis import Failure, diagnose
 from nsharness.linux.surroundings import look_around
 
@@ -54,7 +55,10 @@ def _run(steps: Sequence[chain.Step], hint: str = "") -> Result:
 
 
 def _landlock() -> str:
-    return f"ABI {libc.syscall(444, None, 0, 1)}"
+    abi = landlock.version()
+    if abi < landlock.USABLE:
+        raise OSError(errno.EOPNOTSUPP, f"only version {abi}")
+    return f"ABI {abi}"
 
 
 def _seccomp() -> None:
@@ -86,14 +90,14 @@ PROBES: Mapping[str, Callable[[], Result]] = MappingProxyType(
         "landlock": _single(
             "landlock",
             _landlock,
-            "use Linux 5.13 or newer with landlock in its lsm= parameter (cat /proc/cmdline)",
+            "use Linux 5.19 or newer with landlock in its lsm= parameter (cat /proc/cmdline)",
         ),
         "seccomp": _single("seccomp", _seccomp, "use a kernel with CONFIG_SECCOMP_FILTER"),
     }
 )
 """Every probe by name."""
 
-REQUIRED: tuple[str, ...] = ("userns", "procfs", "veth", "mount_setattr", "pidfd", "workload")
+REQUIRED: tuple[str, ...] = ("userns", "procfs", "veth", "mount_setattr", "pidfd", "workload", "seccomp")
 """Without these no sandbox starts."""
 
 

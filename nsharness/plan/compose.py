@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -96,6 +97,7 @@ class Request:
     protect: tuple[str, ...] = ()
     """Paths below a writable workspace that are read-only where they exist."""
     resolved: Mapping[str, str] = field(default_factory=dict)
+    user_namespaces: bool = False
 
     @property
     def tmp_size(self) -> int:
@@ -130,6 +132,7 @@ def compose(request: Request, facts: HostFacts) -> Plan:
         steps=tuple(steps),
         limits=request.limits,
         resolved=request.resolved,
+        user_namespaces=request.user_namespaces,
     )
 
 
@@ -169,6 +172,7 @@ def _etc(request: Request, facts: HostFacts, home: str) -> list[Step]:
         File("/etc/resolv.conf", f"nameserver {request.nameserver}\noptions timeout:2 attempts:2\n"),
         File("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n"),
         File("/etc/gitconfig", _GITCONFIG),
+        File("/etc/machine-id", _machine_id(request.sandbox) + "\n"),
         Directory("/etc/nsharness"),
     ]
     if facts.hidden:
@@ -207,6 +211,11 @@ def _passwd(request: Request, home: str) -> str:
         f"{request.user}:x:{request.uid}:{request.gid}::{home}:/bin/bash\n"
         "nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n"
     )
+
+
+def _machine_id(sandbox: str) -> str:
+    """32 hexadecimal digits (machine-id(5)), as random as the sandbox's id; they tell nothing of the host."""
+    return hashlib.sha256(b"machine-id of " + sandbox.encode()).hexdigest()[:32]
 
 
 def _dev(request: Request) -> list[Step]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from nsharness.plan import syscalls
 from nsharness.plan.limits import LimitPlan
 
 
@@ -202,6 +203,8 @@ class Plan:
     limits: LimitPlan = field(default_factory=LimitPlan)
     resolved: Mapping[str, str] = field(default_factory=dict)
     """Paths that the profile names and that led elsewhere over symlinks, to where they led."""
+    user_namespaces: bool = False
+    """Whether the workload may make user namespaces of its own, as the sandboxes of browsers do."""
 
     def describe(self) -> str:
         """One line a step, in the order in which they are carried out."""
@@ -209,9 +212,19 @@ class Plan:
             f"sandbox    {self.sandbox} (uid {self.uid}, gid {self.gid}, cwd {self.cwd})",
             "namespaces user, mount, pid, ipc, uts, cgroup, network",
             f"hostname   {self.hostname}",
+            *self._privilege(),
             *(f"resolved   {name} is {path}" for name, path in self.resolved.items()),
         ]
         return "\n".join([*head, *(each.describe() for each in (*self.limits.limits, *self.steps))])
+
+    def _privilege(self) -> list[str]:
+        own = "may be made (user, pid, network, ipc)" if self.user_namespaces else "none of its own"
+        applied = syscalls.filters(user_namespaces=self.user_namespaces)
+        return [
+            "privilege  no capability, no_new_privs, locked securebits, empty keyring, no core dumps",
+            f"namespaces {own}",
+            *(f"seccomp    {one.describe()}" for one in applied),
+        ]
 
     def to_json(self) -> str:
         """The plan as one JSON object; ``from_json`` gives an equal plan back."""

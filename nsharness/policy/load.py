@@ -15,7 +15,13 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from nsharness.errors import NsharnessError
-from nsharness.policy.profile import FilesystemSettings, Profile, ProxySettings, SandboxProxyRule
+from nsharness.policy.profile import (
+    FilesystemSettings,
+    PrivilegeSettings,
+    Profile,
+    ProxySettings,
+    SandboxProxyRule,
+)
 from nsharness.policy.resources import LimitSettings
 
 MAX_BYTES = 1 << 20
@@ -192,6 +198,7 @@ def _known(where: Key) -> list[str]:
         "proxy": ProxySettings,
         "limits": LimitSettings,
         "filesystem": FilesystemSettings,
+        "privilege": PrivilegeSettings,
     }
     model = inner.get(where[0], Profile) if len(where) > 1 else Profile
     return list(model.model_fields)

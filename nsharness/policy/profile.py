@@ -239,6 +239,17 @@ class FilesystemSettings(_Strict):
     )
 
 
+class PrivilegeSettings(_Strict):
+    """What the workload may do beyond what every workload may."""
+
+    user_namespaces: StrictBool = Field(
+        default=False,
+        description="Lets programs make user namespaces, and pid, network and ipc namespaces in them, and "
+        "call `chroot` there: the sandboxes of Chromium and Firefox need it. More of the kernel can be "
+        "attacked then. Without it nothing in the sandbox can make a namespace.",
+    )
+
+
 class Profile(_Strict):
     """What an agent is told, and what its sandbox may reach."""
 
@@ -290,6 +301,10 @@ class Profile(_Strict):
     )
     filesystem: FilesystemSettings = Field(
         default=FilesystemSettings(), description="What of the host's files the workload sees, see below."
+    )
+
+    privilege: PrivilegeSettings = Field(
+        default=PrivilegeSettings(), description="What is allowed beyond the ordinary, see below."
     )
 
     @model_validator(mode="after")

@@ -30,7 +30,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from nsharness.linux import fds, libc, process, userns
+from nsharness.linux import fds, landlock, libc, process, seccomp, userns
+from nsharness.plan import access
 from nsharness.plan.steps import Plan
 from nsharness.sandbox import road, spawn, terminal
 from nsharness.sandbox.assemble import StepFailedError, assemble
@@ -40,7 +41,9 @@ _KEYCTL_JOIN_SESSION_KEYRING: Final = 1
 _REAPED_AT_ONCE: Final = 100
 
 
-def main(plan_descriptor: int, control: int, status: int, lifeline: int) -> None:
+def main(
+    plan_descriptor: int, control: int, status: int, lifeline: int, filters: Sequence[seccomp.Compiled]
+) -> None:
     """Everything from the fork on; never returns."""
     code = 1
     try:
@@ -49,7 +52,7 @@ def main(plan_descriptor: int, control: int, status: int, lifeline: int) -> None
         os.setsid()
         plan = Plan.from_json(fds.read_all(plan_descriptor))
         os.close(plan_descriptor)
-        confine(plan)
+        confine(plan, filters)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         serving = Init(socket.socket(fileno=control), lifeline, plan)
         fds.write_all(status, b"ready\n")
@@ -63,15 +66,19 @@ def main(plan_descriptor: int, control: int, status: int, lifeline: int) -> None
         os._exit(code)
 
 
-def confine(plan: Plan) -> None:
-    """Apply the plan, enter the workload's user namespace and give up every privilege for good."""
+def confine(plan: Plan, filters: Sequence[seccomp.Compiled]) -> None:
+    """Apply the plan, enter the workload's user namespace and give up every privilege for good.
+
+    Everything that is started inherits all of it, and PID 1 itself serves under it.
+    """
     procfs = assemble(plan)
     socket.sethostname(plan.hostname)
     process.become_keeping_capabilities(plan.uid, plan.gid)
     process.make_dumpable()
     try:
         userns.enter_new()
-        userns.forbid_nested(procfs)
+        if not plan.user_namespaces:
+            userns.forbid_nested(procfs)
     except OSError as error:
         raise StepFailedError(error.errno, f"the workload's user namespace: {error.strerror}") from error
     finally:
@@ -88,6 +95,8 @@ def confine(plan: Plan) -> None:
     process.set_title(f"nsharness-init {plan.sandbox}")
     os.umask(0o022)
     road.check()
+    landlock.restrict(access.grants(plan))  # False where the kernel has none: doctor tells.
+    seccomp.install(filters)  # Last: what came before needs more.
 
 
 class Init:

@@ -12,6 +12,7 @@ through the lifeline that every sandbox's PID 1 watches, all its sandboxes.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import os
@@ -22,7 +23,8 @@ import sys
 from typing import Any, Final
 
 from nsharness.errors import ASK_DOCTOR, NsharnessError
-from nsharness.linux import fds, libc, mounts, process, userns
+from nsharness.linux import fds, libc, mounts, process, seccomp, userns
+from nsharness.plan import syscalls
 from nsharness.sandbox import gateway, init
 from nsharness.sandbox.report import describe
 
@@ -41,6 +43,7 @@ class Zygote:
         self._control = control
         self._gateways: dict[int, gateway.Gateway] = {}
         self._next_gateway = 1
+        self._compiled: dict[bool, tuple[seccomp.Compiled, ...]] = {}
         # Its writing end is held by this process alone: when the zygote is gone, however it went, every
         # sandbox sees end-of-file on its copy of the reading end.
         self._lifeline, self._lifeline_held = os.pipe2(os.O_CLOEXEC)
@@ -80,8 +83,12 @@ class Zygote:
             match message.get("op"):
                 case "gateway":
                     self._make_gateway(tag, mtls=message.get("mtls") is True)
+                    # The supervisor wires the gateway and makes the plan now: for the start it costs nothing.
+                    with contextlib.suppress(NsharnessError):
+                        self._filters(user_namespaces=False)
                 case "sandbox":
-                    self._make_sandbox(tag, int(message["gateway"]), *descriptors)
+                    filters = self._filters(user_namespaces=message.get("user_namespaces") is True)
+                    self._make_sandbox(tag, int(message["gateway"]), filters, *descriptors)
                 case "release":
                     made = self._gateways.pop(int(message["gateway"]), None)
                     if made is not None:
@@ -101,14 +108,32 @@ class Zygote:
         fds.close_all(made.listeners)
         self._gateways[number] = gateway.Gateway((), made.gateway_netns, made.sandbox_netns)
 
-    def _make_sandbox(self, tag: str, number: int, plan: int, control: int, *groups: int) -> None:
+    def _filters(self, *, user_namespaces: bool) -> tuple[seccomp.Compiled, ...]:
+        """Compiled once, some milliseconds, for all sandboxes; ``NsharnessError`` when that is impossible."""
+        if user_namespaces not in self._compiled:
+            wanted = syscalls.filters(user_namespaces=user_namespaces)
+            self._compiled[user_namespaces] = seccomp.Library().compile(wanted)
+        return self._compiled[user_namespaces]
+
+    def _make_sandbox(
+        self,
+        tag: str,
+        number: int,
+        filters: tuple[seccomp.Compiled, ...],
+        plan: int,
+        control: int,
+        *groups: int,
+    ) -> None:
         if number not in self._gateways:
             raise NsharnessError(f"gateway {number} does not exist")
         status_read, status_write = os.pipe2(os.O_CLOEXEC)
         intermediate = os.fork()
         if intermediate == 0:
             _become_parent_of_init(
-                self._gateways[number].sandbox_netns, plan, control, status_write, self._lifeline, groups
+                self._gateways[number].sandbox_netns,
+                (plan, control, status_write, self._lifeline),
+                filters,
+                groups,
             )
         os.close(status_write)
         with os.fdopen(status_read, "rb") as stream:
@@ -133,9 +158,16 @@ class Zygote:
 
 
 def _become_parent_of_init(
-    netns: int, plan: int, control: int, status: int, lifeline: int, groups: tuple[int, ...]
+    netns: int,
+    descriptors: tuple[int, int, int, int],
+    filters: tuple[seccomp.Compiled, ...],
+    groups: tuple[int, ...],
 ) -> None:
-    """The intermediate process: enters the namespaces, forks PID 1, ends. Never returns."""
+    """The intermediate process: enters the namespaces, forks PID 1, ends. Never returns.
+
+    ``descriptors`` are what PID 1 is given: the plan, its control socket, its status pipe and the lifeline.
+    """
+    status = descriptors[2]
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -145,7 +177,7 @@ def _become_parent_of_init(
         os.unshare(_SANDBOX_NAMESPACES)
         pid = os.fork()
         if pid == 0:
-            init.main(plan, control, status, lifeline)
+            init.main(*descriptors, filters)
         os.write(status, f"{pid}\n".encode())
     except BaseException as error:  # noqa: BLE001 - nothing may get past os._exit
         fds.write_all(status, json.dumps(describe(error)).encode() + b"\n")

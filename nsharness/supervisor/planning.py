@@ -70,6 +70,7 @@ def plan_for(
         environment=environment,
         limits=limits,
         resolved={name: path for name, path in resolved.items() if name != path},
+        user_namespaces=profile.privilege.user_namespaces,
     )
     return compose(request, facts)
 

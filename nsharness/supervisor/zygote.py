@@ -79,9 +79,12 @@ class Zygote:
         """
         content = fds.memfd("plan", plan.to_json().encode())
         try:
-            reply, descriptors = self._request(
-                {"op": "sandbox", "gateway": gateway.number}, (content, control, *groups)
-            )
+            message = {
+                "op": "sandbox",
+                "gateway": gateway.number,
+                "user_namespaces": plan.user_namespaces,
+            }
+            reply, descriptors = self._request(message, (content, control, *groups))
         finally:
             fds.close_all([content])
         return InitHandle(int(reply["pid"]), descriptors[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import posixpath
+import re
 from collections.abc import Iterable
 
 import pytest
@@ -440,3 +441,17 @@ def test_name_resolution_stays_inside() -> None:
     (resolv,) = (step for step in steps_of() if isinstance(step, File) and step.path == "/etc/resolv.conf")
     assert resolv.content.splitlines()[0] == "nameserver 10.127.0.1"
     assert "search" not in resolv.content
+
+
+def test_every_sandbox_is_a_machine_of_its_own() -> None:
+    """machine-id(5): 32 lower-case hexadecimal digits, and a newline."""
+    first, second = (
+        next(
+            step.content
+            for step in steps_of(sandbox=name)
+            if isinstance(step, File) and step.path == "/etc/machine-id"
+        )
+        for name in ("a-1", "a-2")
+    )
+    assert first != second
+    assert re.fullmatch(r"[0-9a-f]{32}\n", first)

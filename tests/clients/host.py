@@ -18,6 +18,7 @@ import threading
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final, Self
@@ -42,6 +43,7 @@ def wheel() -> bytes:
     return content.getvalue()
 
 
+@cache
 def tarball() -> bytes:
     """The same for npm."""
     content = io.BytesIO()

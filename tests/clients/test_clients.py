@@ -63,7 +63,7 @@ LARGE_PUSH = PUSH.replace("{size}", "1500000")
 
 PIP = "python3 -m pip download -q --no-cache-dir --disable-pip-version-check"
 UV = "{tools}/uv pip install -q --no-cache --python python3 --target out"
-NPM = "install --no-audit --no-fund --silent"
+NPM = "install --no-audit --no-fund --loglevel=error"
 
 JAVA = f"""
 cat > Get.java <<'END'

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -38,6 +39,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell without job control starts what is in the background with these ignored, and so would we.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", default=None):
         # By chance, so that two runs of the tests on one machine are most likely to have different ones.
         processes.mark(secrets.randbelow(50_000) + 1)

@@ -102,10 +102,8 @@ def _child(
         report = _arrange(descriptors, report)
         if controlling is not None:
             terminal.take(controlling)
-        # Python ignores these two; a program expects the defaults.
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(number, signal.SIG_DFL)
-        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Python ignores some, and so may whoever started us; a program expects the defaults.
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
         os.chdir(cwd)
         for name, value in rlimits:

@@ -23,7 +23,7 @@ from nsharness.errors import NsharnessError
 from nsharness.linux import libc
 from nsharness.linux.identity import Identity, current
 from nsharness.supervisor.session import Session
-from tests.support.processes import descendants
+from tests.support.processes import descendants, process
 from tests.support.sandboxes import Box, needs_sandbox, opened_box, opened_session, warm
 from tests.support.waiting import eventually
 
@@ -106,6 +106,8 @@ def test_no_process_has_a_capability_in_any_set_or_can_gain_one(box: Box, way: s
 def busy_box(fresh_box: Box) -> Box:
     """With a background job, and a program in a session of its own."""
     fresh_box.shell.run("sleep 60 & setsid sleep 60 &")
+    # Neither is on its way to its program any more, and nothing else is left.
+    eventually(lambda: [found.name for found in map(process, inside(fresh_box)) if found].count("sleep") == 2)
     eventually(lambda: len(inside(fresh_box)) == 4)
     return fresh_box
 

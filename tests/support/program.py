@@ -40,6 +40,7 @@ class Program:
             input=stdin,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=_LONG,
             env={**self.environment, **(env or {})},
             cwd=cwd,

@@ -68,13 +68,14 @@ def test_a_program_has_a_terminal_that_is_its_own(on_screen: Callable[..., Scree
 
 def test_keys_are_signals_for_the_foreground_alone(on_screen: Callable[..., Screen]) -> None:
     screen = on_screen("bash", "--norc", "-i")
-    # From inside the foreground group: what is typed before it is there reaches nobody.
-    screen.type("sh -c 'echo $((1 + 1)) there; exec sleep 1000'\n")
+    # From inside the foreground group: what is typed before it is there, or there again, reaches nobody.
+    script = "trap 'echo $((2 + 2)) back' CONT; echo $((1 + 1)) there; while :; do :; done"
+    screen.type(f'sh -c "{script.replace("$", chr(92) + "$")}"\n')
     screen.expect("\n2 there\n")
     screen.type("\x1a")
     screen.expect("Stopped")
     screen.type("fg\n")
-    screen.expect("\nsh -c .*\n")
+    screen.expect("\n4 back\n")
     screen.type("\x03")
     screen.expect(r"\^C\n[^\n]*[$#] ")  # what is typed before bash asks again may be thrown away
     screen.type("echo status=$?\n")

@@ -46,18 +46,26 @@ class ControlServer:
     def __enter__(self) -> ControlServer:
         run = self._session.run
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        with run.identity.files(), folder_of(run) as folder:
-            self._socket.bind(f"{folder}/{run.control_path.name}")
-        self._socket.listen(16)
-        self._socket.setblocking(False)
-        self._session.hub.add(self._socket.fileno(), self._accept)
+        try:
+            with run.identity.files(), folder_of(run) as folder:
+                self._socket.bind(f"{folder}/{run.control_path.name}")
+            self._socket.listen(16)
+            self._socket.setblocking(False)
+            self._session.hub.add(self._socket.fileno(), self._accept)
+        except BaseException:
+            # Also an interrupt, which may come right after the file was made.
+            self._remove()
+            raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def _remove(self) -> None:
         self._session.hub.remove(self._socket.fileno())
         self._socket.close()
         with self._session.identity.files():
             self._session.run.control_path.unlink(missing_ok=True)
+
+    def __exit__(self, *_: object) -> None:
+        self._remove()
         with self._lock:
             clients, self._clients = self._clients, set()
         for client in clients:

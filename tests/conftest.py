@@ -22,8 +22,9 @@ import pytest
 from tests.support import leftovers, probes, processes, waiting
 
 # How long an example takes says nothing on a machine that runs other things as well.
-hypothesis.settings.register_profile("nsharness", hypothesis.settings(), deadline=None)
-hypothesis.settings.load_profile("nsharness")
+hypothesis.settings.register_profile("quick", hypothesis.settings(), deadline=None, max_examples=40)
+hypothesis.settings.register_profile("thorough", hypothesis.settings(), deadline=None, max_examples=200)
+hypothesis.settings.load_profile("quick")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,6 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell without job control starts what is in the background with these ignored, and so would we.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    if config.getoption("--slow"):
+        hypothesis.settings.load_profile("thorough")
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", default=None):
         # By chance, so that two runs of the tests on one machine are most likely to have different ones.
         processes.mark(secrets.randbelow(50_000) + 1)
@@ -75,9 +78,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _fixed_base_of_tmp_path(tmp_path_factory: pytest.TempPathFactory) -> None:
+def _fixed_base_of_tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Decide where tmp_path lives before a test's private TMPDIR could."""
     tmp_path_factory.getbasetemp()
+    yield
+    while _untouched:
+        _remove(_untouched.pop())
 
 
 @pytest.fixture
@@ -88,15 +94,15 @@ def short_tmp() -> Iterator[Path]:
     _remove(folder)
 
 
+_untouched: list[Path] = []
+"""A folder that the test before found and left empty, for the next one: most tests have no use for it."""
+
+
 @pytest.fixture(autouse=True)
 def private_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A home and a folder for temporary files that end with the test; nobody's settings, nobody's proxies."""
-    folder = Path(tempfile.mkdtemp(prefix="h-"))
-    folder.chmod(0o711)  # a program that gives up root must still reach its temporary files
+    folder = _untouched.pop() if _untouched else _new_folder()
     home, temporary = folder / "home", folder / "tmp"
-    home.mkdir(mode=0o700)
-    temporary.mkdir()
-    temporary.chmod(0o1777)
     for name in list(os.environ):
         if name.startswith(("XDG_", "NSHARNESS_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -104,7 +110,33 @@ def private_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     yield home
-    _remove(folder)
+    if _is_untouched(folder):
+        _untouched.append(folder)
+    else:
+        _remove(folder)
+
+
+def _new_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="h-"))
+    folder.chmod(0o711)  # a program that gives up root must still reach its temporary files
+    (folder / "home").mkdir(mode=0o700)
+    (folder / "tmp").mkdir()
+    (folder / "tmp").chmod(0o1777)
+    return folder
+
+
+def _is_untouched(folder: Path) -> bool:
+    """Whether it is as it was made, so that nobody can tell it from a new one."""
+    wanted = {folder: 0o40711, folder / "home": 0o40700, folder / "tmp": 0o41777}
+    try:
+        found = {path: path.lstat() for path in wanted}
+        names = [name for path in wanted for name in os.listdir(path)]  # noqa: PTH208 - once for each test
+    except OSError:
+        return False
+    kept = all(
+        (found[path].st_mode, found[path].st_uid) == (mode, os.geteuid()) for path, mode in wanted.items()
+    )
+    return kept and sorted(names) == ["home", "tmp"]
 
 
 @pytest.fixture(autouse=True)

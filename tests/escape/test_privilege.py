@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from tests.support import attacks
 from tests.support.attacks import Assault, weakness
 from tests.support.sandboxes import needs_sandbox
 
@@ -13,7 +14,7 @@ pytestmark = [needs_sandbox, pytest.mark.xdist_group("escape-privilege")]
 
 NO_SECCOMP = weakness("no_seccomp")
 NESTED = weakness("no_seccomp", "no_landlock", "nested_user_namespaces")
-PRIVILEGED = weakness("no_seccomp", "no_landlock", "no_user_namespace", "capabilities", "new_privileges")
+PRIVILEGED = weakness(*attacks.PRIVILEGED)
 TRACEABLE = weakness("no_seccomp", "no_landlock", "dumpable_init")
 
 

@@ -25,6 +25,19 @@ from nsharness.supervisor.session import Session
 from tests.support.sandboxes import Box, opened_box, opened_session
 
 ESCAPED = "ESCAPED"
+CANARY = "canary-e5c4"
+"""What every secret of the tests' person is."""
+SOMEBODY = 4711
+"""The uid of that person, where root tests."""
+SECRET_FILES = (
+    ".ssh/id_ed25519",
+    ".netrc",
+    ".bash_history",
+    ".aws/credentials",
+    ".config/gh/hosts.yml",
+    ".docker/config.json",
+    ".kube/config",
+)
 _WEAK_ZYGOTE = str(Path(__file__).with_name("weak_zygote.py"))
 _MACHINES_NAMES = (
     *syscalls.ALLOWED,
@@ -54,6 +67,10 @@ def with_plan(name: str, replan: Callable[[Plan], Plan], *flaws: str) -> Weaknes
     return Weakness(name, flaws, replan)
 
 
+PRIVILEGED = ("no_seccomp", "no_landlock", "no_user_namespace", "capabilities", "new_privileges")
+"""The flaws that together leave the workload what the zygote has."""
+
+
 def without(kind: type, *paths: str) -> Callable[[Plan], Plan]:
     """A change of plan: there are no steps of that kind for those paths; for any if none is named."""
 
@@ -67,6 +84,17 @@ def without(kind: type, *paths: str) -> Callable[[Plan], Plan]:
         return replace(plan, steps=kept)
 
     return change
+
+
+def changing(change: Callable[[Step], Step]) -> Callable[[Plan], Plan]:
+    """A change of plan: each step becomes what the function makes of it; one must become another."""
+
+    def changed(plan: Plan) -> Plan:
+        steps = tuple(map(change, plan.steps))
+        assert steps != plan.steps, "the plan has no such step"
+        return replace(plan, steps=steps)
+
+    return changed
 
 
 def adding(*steps: Step) -> Callable[[Plan], Plan]:

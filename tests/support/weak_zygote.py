@@ -6,7 +6,9 @@ succeed as soon as a layer is missing.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,7 @@ import prctl
 
 from nsharness.linux import landlock, libc, process, seccomp, userns
 from nsharness.plan.steps import Plan
-from nsharness.sandbox import assemble, init, road, spawn, zygote
+from nsharness.sandbox import assemble, gateway, init, road, spawn, zygote
 
 _MORE = frozenset({1, 13, 18})  # CAP_DAC_OVERRIDE, CAP_NET_RAW and CAP_SYS_CHROOT, as most containers have.
 _PERMITTED, _AMBIENT_RAISE = 2, 2
@@ -110,21 +112,34 @@ def dumpable_init() -> None:
 
 
 def hosts_network() -> None:
-    """The sandbox stays in the zygote's network, which is the host's."""
+    """The sandbox stays in the zygote's network, which is the host's. The gateway is made nevertheless, by a
+    child, because without root there is no way back."""
     _set(road, "check", _nothing)
     _without_unshare(os.CLONE_NEWNET)
     entering = os.setns
+    making = gateway.create
 
-    def enter(descriptor: int, kind: int = 0) -> None:
-        if kind != os.CLONE_NEWNET or not _in_the_middle():
-            entering(descriptor, kind)
+    def create(proxy_port: int) -> gateway.Gateway:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    _set(os, "setns", entering)
+                    _set(gateway, "_own_netns_restored", contextlib.nullcontext)
+                    made = making(proxy_port)
+                    descriptors = [*made.listeners, made.gateway_netns, made.sandbox_netns]
+                    socket.send_fds(theirs, [b"made"], descriptors)
+                finally:
+                    os._exit(0)
+            theirs.close()
+            _, descriptors, _, _ = socket.recv_fds(ours, 4, 7)
+            os.waitpid(pid, 0)
+        *listeners, gateway_netns, sandbox_netns = descriptors
+        return gateway.Gateway(tuple(listeners), gateway_netns, sandbox_netns)
 
-    _set(os, "setns", enter)
-
-
-def _in_the_middle() -> bool:
-    """Whether the caller's caller is the process that enters a sandbox's namespaces."""
-    return sys._getframe(2).f_code is zygote._become_parent_of_init.__code__
+    _set(gateway, "create", create)
+    _set(os, "setns", lambda fd, kind=0: None if kind == os.CLONE_NEWNET else entering(fd, kind))
 
 
 def _without_unshare(kind: int) -> None:

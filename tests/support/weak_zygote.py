@@ -51,6 +51,10 @@ def no_user_namespace() -> None:
     entering = userns.enter_new
     # Only the zygote's own one has further flags.
     _set(userns, "enter_new", lambda flags=0: entering(flags) if flags else None)
+    # Both need CAP_SETPCAP, which the workload's first process has in a user namespace of its own only.
+    limiting = process.limit_bounding_set
+    _set(process, "limit_bounding_set", lambda keep=None: limiting(keep) if keep else None)
+    _set(process, "lock_securebits", _nothing)
 
 
 def capabilities() -> None:

@@ -142,20 +142,29 @@ DAEMONS = {
 
 @pytest.mark.parametrize("daemon", DAEMONS)
 def test_nothing_outlives_its_sandbox(assault: Assault, daemon: str) -> None:
-    def left(opened: contextlib.AbstractContextManager[Box]) -> set[int]:
-        with opened as box:
-            box.out(f"{DAEMONS[daemon]} > /dev/null 2>&1")
-            inside = eventually(lambda: descendants(box.pid) | _orphans(box))
-        return {pid for pid in inside if alive(pid)}
+    start = f"{DAEMONS[daemon]} > /dev/null 2>&1"
+    # Without a pid namespace, who loses its parent becomes the zygote's child.
+    session = assault.session(HOSTS_PROCESSES.flaws)
+    known = descendants(session.zygote.pid)
 
-    def _orphans(box: Box) -> set[int]:
-        """Without a pid namespace they become the zygote's children."""
-        zygote = assault.session(HOSTS_PROCESSES.flaws).zygote.pid
-        return descendants(zygote) - known - {box.pid}
+    def survivors() -> set[int]:
+        return set(filter(alive, descendants(session.zygote.pid) - known))
 
-    known = descendants(assault.session(HOSTS_PROCESSES.flaws).zygote.pid)
-    weakened = left(weak_box(assault.session(HOSTS_PROCESSES.flaws), HOSTS_PROCESSES))
-    for pid in weakened:
-        os.kill(pid, signal.SIGKILL)
-    assert weakened
-    assert not left(opened_box(assault.session()))
+    with weak_box(session, HOSTS_PROCESSES) as weakened:
+        weakened.out(start)
+        eventually(lambda: survivors() - {weakened.pid})
+    outlived = survivors()
+    eventually(lambda: _none_left_of(survivors()))
+    assert outlived
+    with opened_box(assault.session()) as confined:
+        confined.out(start)
+        inside = eventually(lambda: descendants(confined.pid))
+    assert not any(map(alive, inside))
+
+
+def _none_left_of(pids: set[int]) -> bool:
+    """Whether there are none; if there are, they are killed."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return not pids

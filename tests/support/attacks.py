@@ -7,7 +7,7 @@ script must come to ``ESCAPED`` where a named part of the confinement is left ou
 from __future__ import annotations
 
 import ctypes
-import os
+import functools
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -52,9 +52,11 @@ class Weakness:
     """What a weakened sandbox lacks: flaws of ``tests.support.weak_zygote``, and what becomes of the plan."""
 
     name: str
+    """Under which its sandbox is kept: within a module no two have the same."""
     flaws: tuple[str, ...] = ()
     replan: Callable[[Plan], Plan] | None = field(default=None, compare=False)
     profile: tuple[tuple[str, Any], ...] = ()
+    """What its profile says instead."""
 
 
 def weakness(*flaws: str) -> Weakness:
@@ -148,6 +150,7 @@ class Assault:
         self._stack = ExitStack()
         self._sessions: dict[tuple[str, ...], Session] = {}
         self._boxes: dict[str, Box] = {}
+        self._interpreter = ""
 
     def __enter__(self) -> Assault:
         self.box()
@@ -179,15 +182,19 @@ class Assault:
 
     def python(self, weak: Weakness, script: str, *arguments: str) -> None:
         """The same for one of Python, after ``PRELUDE``."""
-        self._compare(weak, [interpreter(self.box()), "-I", "-c", prelude() + script, *arguments])
+        if not self._interpreter:
+            self._interpreter = interpreter(self.box())
+        self._compare(weak, [self._interpreter, "-I", "-S", "-c", prelude() + script, *arguments])
 
     def _compare(self, weak: Weakness, argv: list[str]) -> None:
         weakened, confined = self.box(weak), self.box()
         succeeded = weakened.run(argv)
+        if b"ENOSYS" in succeeded.stdout:  # which only the kernel itself can say here
+            pytest.skip(f"this kernel lacks what is attacked: {succeeded.stdout.decode()}")
         assert ESCAPED in succeeded.stdout.decode().split(), f"it fails without the layer, too: {succeeded}"
         done = confined.run(argv)
         assert ESCAPED not in done.stdout.decode(), done
-        assert b"SyntaxError" not in done.stderr, done
+        assert not done.timed_out, done
 
 
 def interpreter(box: Box) -> str:
@@ -227,14 +234,10 @@ def done(attempt):
 """
 
 
+@functools.cache
 def prelude() -> str:
     """What every script in Python begins with: system calls by name, and words for their outcome."""
     library = ctypes.CDLL("libseccomp.so.2")
     resolve = library.seccomp_syscall_resolve_name
     numbers = {name: resolve(name.encode()) for name in _MACHINES_NAMES}
     return _PRELUDE.replace("{numbers}", repr({name: n for name, n in numbers.items() if n >= 0}))
-
-
-def root() -> bool:
-    """Whether these are the tests of the root half."""
-    return os.geteuid() == 0

@@ -24,6 +24,8 @@ from tests.support import leftovers, probes, processes, waiting
 # How long an example takes says nothing on a machine that runs other things as well.
 hypothesis.settings.register_profile("quick", hypothesis.settings(), deadline=None, max_examples=40)
 hypothesis.settings.register_profile("thorough", hypothesis.settings(), deadline=None, max_examples=200)
+# As many as hypothesis makes by itself.
+hypothesis.settings.register_profile("usual", hypothesis.settings(), deadline=None, max_examples=100)
 hypothesis.settings.load_profile("quick")
 
 
@@ -45,6 +47,8 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     if config.getoption("--slow"):
         hypothesis.settings.load_profile("thorough")
+    elif config.getoption("--require-probes"):  # CI
+        hypothesis.settings.load_profile("usual")
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", default=None):
         # By chance, so that two runs of the tests on one machine are most likely to have different ones.
         processes.mark(secrets.randbelow(50_000) + 1)

@@ -47,7 +47,7 @@ def load_with_digest(path: str | os.PathLike[str]) -> tuple[Profile, str]:
     path = Path(path)
     text = _read(path)
     profile = parse_profile(text, str(path), default_name=_slug(path.stem))
-    return _anchored(profile, path.absolute().parent), hashlib.sha256(text.encode()).hexdigest()
+    return _anchored(profile, path.absolute().parent), digest_of(text)
 
 
 def _anchored(profile: Profile, folder: Path) -> Profile:
@@ -71,6 +71,11 @@ def _anchored(profile: Profile, folder: Path) -> Profile:
             changes["workspace"] = anchor(files.workspace)
         update["filesystem"] = files.model_copy(update=changes)
     return profile.model_copy(update=update) if update else profile
+
+
+def digest_of(text: str) -> str:
+    """What ``load_with_digest`` says of a file with this text."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def upstream_authorities(profile: Profile) -> str:

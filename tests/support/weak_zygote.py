@@ -181,10 +181,6 @@ def descriptors_stay() -> None:
     _set(spawn, "close_all_but", lambda *keep: closing(*keep, left))
 
 
-def no_rlimits() -> None:
-    _set(spawn, "_limit", _nothing)
-
-
 FLAWS: dict[str, Callable[[], None]] = {
     flaw.__name__: flaw
     for flaw in (
@@ -200,7 +196,6 @@ FLAWS: dict[str, Callable[[], None]] = {
         hosts_processes,
         callers_keys,
         descriptors_stay,
-        no_rlimits,
     )
 }
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 
-from nsharness.policy.load import load_profile
+from nsharness.cli import presets
+from nsharness.linux.identity import current
+from nsharness.policy.load import digest_of, load_profile, load_with_digest
 from nsharness.presets.catalogue import names
+from nsharness.supervisor.trust import TrustStore
 from tests.support.program import Program
 
 
@@ -52,6 +56,25 @@ def test_a_profile_that_is_there_stays(program: Program, folder: Path) -> None:
         assert (done.returncode, done.stderr.count("\n")) == (125, 1)
         assert "is there already" in done.stderr
     assert not (folder / "elsewhere").exists()
+
+
+def test_what_somebody_put_in_its_place_is_not_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A workload that the folder is shared with waits for the file, and exchanges it before it is trusted."""
+    monkeypatch.chdir(folder)
+    writing = presets._write
+
+    def exchanged(path: Path, text: str) -> None:
+        writing(path, text)
+        path.write_text(text + "# and something of theirs\n")
+
+    monkeypatch.setattr(presets, "_write", exchanged)
+    assert presets.init(argparse.Namespace(preset=[])) == 0
+    theirs, ours = ((folder / "nsharness.toml").read_text(), TrustStore(current()))
+    assert not ours.is_trusted(folder / "nsharness.toml", digest_of(theirs))
+    monkeypatch.setattr(presets, "_write", writing)
+    (folder / "nsharness.toml").unlink()
+    assert presets.init(argparse.Namespace(preset=[])) == 0
+    assert ours.is_trusted(folder / "nsharness.toml", load_with_digest(folder / "nsharness.toml")[1])
 
 
 @pytest.mark.parametrize("command", [["init"], ["exec"]])

@@ -99,8 +99,9 @@ def _run(
     process = sandbox.spawn(
         argv, relay.descriptors, env={**relay.environment, **environment}, terminal=relay.terminal
     )
-    relay.start(process.master)
+    # Before anything that it prints is seen: whoever waits for that may send a signal in answer.
     with _forwarding(sandbox, process):
+        relay.start(process.master)
         in_time = process.ended.wait(timeout)
     if not in_time:
         return _TIMED_OUT, False

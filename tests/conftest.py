@@ -29,8 +29,12 @@ hypothesis.settings.register_profile("thorough", hypothesis.settings(), deadline
 hypothesis.settings.register_profile("usual", hypothesis.settings(), deadline=None, max_examples=100)
 hypothesis.settings.load_profile("quick")
 
-# Tests in these folders do the same as root and as an ordinary user; where time is short, once is enough.
-TWINS = {"clients", "contract", "escape", "proxy"}
+# Tests in these folders and modules do the same as root and as an ordinary user; where time is short, once is
+# enough. (The main job as root is in stages/test_sudo.py.)
+TWINS = {
+    *("clients", "contract", "escape", "proxy"),
+    *("test_control", "test_exec", "test_facade", "test_run_stage4", "test_shell", "test_terminal"),
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -67,7 +71,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if not config.getoption("--slow"):
             unwanted.add("slow")
     for item in items:
-        if item.path.parent.name in TWINS:
+        if {item.path.parent.name, item.path.stem} & TWINS:
             item.add_marker("twin")
     dropped = [item for item in items if any(item.get_closest_marker(name) for name in unwanted)]
     if dropped:

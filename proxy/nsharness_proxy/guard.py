@@ -77,6 +77,7 @@ class Guard(Door):
             decision = decide_host(self.sandbox.policy, agreed.host, agreed.port)
             if isinstance(decision, Allow):
                 self.tunnel = agreed
+                self.owes_since = time.monotonic()
                 return
             refused = denied_by_policy(decision)
         assert refused is not None
@@ -84,6 +85,7 @@ class Guard(Door):
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         """The decision, before a name is looked up or a connection made."""
+        self.owes_since = None
         if flow.error:
             self.deny(None, None, refusal.malformed(""), method=flow.request.method)
             return

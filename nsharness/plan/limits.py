@@ -201,7 +201,7 @@ def _choose(name: str, value: float, facts: LimitFacts) -> Limit:
 
 
 def _default_pids(facts: LimitFacts) -> Limit:
-    """Nobody asked for it: where nothing enforces it, it is not missed. And a control group is not made for it
+    """Nobody asked for it: where nothing enforces it, it is not missed. A control group is not made for it
     alone: moving a process into one waits for all processors, some 10 ms, and rlimits are as exact."""
     if facts.nproc_of_namespace:
         return Limit("pids", DEFAULT_PIDS, "rlimit", needed=False)

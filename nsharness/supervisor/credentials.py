@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nsharness.credentials.build import bindings_of
+from nsharness.credentials.map import CredentialMap
 from nsharness.credentials.store import SecretStore
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
@@ -64,9 +65,13 @@ def resolve(
 
     ``NsharnessError`` that names rule, secret and key when one is missing; nothing has been started then.
     """
+    bindings = bindings_of(profile)
+    if not (bindings or ensure or digests):
+        # There is nothing to resolve, and so nothing that a process of its own would have to read.
+        return Credentials(fds.memfd("credentials", CredentialMap({}).to_bytes()), (), {}, {}, {})
     request: dict[str, Any] = {
         "store": str(SecretStore.default(identity.home, os.environ).root),
-        "bindings": [binding.to_json() for binding in bindings_of(profile)],
+        "bindings": [binding.to_json() for binding in bindings],
         "digests": [list(pair) for pair in digests],
         "ensure": [{"name": e.name, "key": e.key, "prefix": e.prefix} for e in ensure],
     }

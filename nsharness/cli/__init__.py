@@ -121,6 +121,7 @@ def interrupt(number: int, _: FrameType | None) -> NoReturn:
 # Where the commands are, and what they are called there when that is not their own name.
 _COMMANDS: Final = {
     "apply": ("changes", ""),
+    "approve": ("approve", ""),
     "check": ("check", ""),
     "diff": ("changes", ""),
     "discard": ("changes", ""),
@@ -200,6 +201,14 @@ def _parser() -> argparse.ArgumentParser:
 
     reloading = commands.add_parser("reload", help="let a run read its profile again", allow_abbrev=False)
     reloading.add_argument("run", metavar="RUN", help="its id, or how the id begins")
+
+    approving = commands.add_parser(
+        "approve", help="answer a run's questions about hosts that no rule names", allow_abbrev=False
+    )
+    approving.add_argument("run", metavar="RUN", help="its id, or how the id begins")
+    approving.add_argument("host", metavar="HOST", nargs="?", help="default: list what was asked")
+    approving.add_argument("answer", metavar="ANSWER", nargs="?", choices=["once", "always", "never"])
+    approving.add_argument("--json", action="store_true", help="list as one JSON array")
 
     entering = commands.add_parser(
         "enter", help="run a command in a live sandbox, under the same confinement", allow_abbrev=False

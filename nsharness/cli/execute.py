@@ -16,9 +16,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from nsharness.cli.asking import Asker
 from nsharness.cli.relay import Kept, Relay
 from nsharness.errors import NsharnessError
 from nsharness.linux.identity import Identity, current
@@ -26,6 +28,8 @@ from nsharness.linux.process import file_access_as
 from nsharness.policy.commandline import Addition, adjusted
 from nsharness.policy.load import load_with_digest
 from nsharness.policy.profile import Profile
+from nsharness.supervisor.amend import ProfileFile
+from nsharness.supervisor.answers import Answers
 from nsharness.supervisor.channel import Message
 from nsharness.supervisor.console import Console, Silent
 from nsharness.supervisor.control import ControlServer
@@ -47,7 +51,8 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 def execute(options: argparse.Namespace) -> int:
     """The program's exit code; 124 after ``--timeout``, 125 when nsharness failed."""
     identity = current(user=options.user)
-    profile, environment = _profile(options, identity), _environment(options.env)
+    chosen, environment = choose(options, identity), _environment(options.env)
+    profile = chosen.profile
     outputs = (Kept(_KEPT_BYTES), Kept(_KEPT_BYTES)) if options.json else None
     denials: list[Message] = []
 
@@ -65,11 +70,13 @@ def execute(options: argparse.Namespace) -> int:
         NamespaceProxy(session, profile, credentials, on_audit=on_audit) as proxy,
         NamespaceSandbox(session, profile, proxy) as sandbox,
         contextlib.nullcontext(
-            Reloader(lambda: _profile(options, identity), profile, proxy, session.reporter)
+            Reloader(lambda: choose(options, identity).profile, profile, proxy, session.reporter)
         ) as reloader,
-        ControlServer(session, sandbox, _end_this_process, reloader.reload),
+        contextlib.nullcontext(Answers(proxy, sandbox.id, chosen.file(identity))) as answers,
+        ControlServer(session, sandbox, _end_this_process, reloader.reload, answers),
     ):
-        code, in_time = _run(sandbox, relay, _argv(options), environment, options.timeout)
+        asker = Asker(relay, proxy.questions, answers)
+        code, in_time = _run(sandbox, relay, _argv(options), environment, options.timeout, asker)
         session.hub.flush()
         over = sandbox.ended_by  # A limit of the profile, which the program's own end only follows from.
         code = code if over is None else over.exit_code
@@ -95,13 +102,15 @@ def _run(
     argv: Sequence[str],
     environment: dict[str, str],
     timeout: float | None,
+    asker: Asker,
 ) -> tuple[int, bool]:
     process = sandbox.spawn(
         argv, relay.descriptors, env={**relay.environment, **environment}, terminal=relay.terminal
     )
-    relay.start(process.master)
-    with _forwarding(sandbox, process):
-        in_time = process.ended.wait(timeout)
+    with _forwarding(sandbox, process):  # Before the program can be heard of, and so be sent a signal.
+        relay.start(process.master)
+        with asker:
+            in_time = process.ended.wait(timeout)
     if not in_time:
         return _TIMED_OUT, False
     relay.finish()
@@ -130,8 +139,23 @@ def _forwarding(sandbox: NamespaceSandbox, process: Process) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _profile(options: argparse.Namespace, identity: Identity) -> Profile:
-    """The profile as it will be applied: the one that holds here, with what the command line adds."""
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The profile as it will be applied, the one that was written, and where that is from: None for none.
+    ``writable`` is what the workload may write to."""
+
+    profile: Profile
+    written: Profile
+    path: Path | None
+    writable: tuple[Path, ...]
+
+    def file(self, identity: Identity) -> ProfileFile | None:
+        """The file that answers are written to."""
+        return None if self.path is None else ProfileFile(self.path, identity, self.writable)
+
+
+def choose(options: argparse.Namespace, identity: Identity) -> Choice:
+    """The profile that holds here, with what the command line adds."""
     cwd = _working_directory()
     named = None if options.profile is None else Path(options.profile)
     path = find_profile(Path(cwd), identity) if named is None else named
@@ -144,17 +168,18 @@ def _profile(options: argparse.Namespace, identity: Identity) -> Profile:
     if files.workspace is None and not options.no_workspace and _is_shareable(cwd, identity):
         shared["workspace"] = cwd
     files = files.model_copy(update=shared)
+    shares = (*files.read_write, *([files.workspace] if files.workspace else []))
+    writable = tuple(Path(each).expanduser() for each in shares)
     if path is not None:
-        writable = [*files.read_write, *([files.workspace] if files.workspace else [])]
-        TrustStore(identity).check(path, digest, [Path(each).expanduser() for each in writable])
-    profile = profile.model_copy(update={"workspace": None})
-    return adjusted(
-        profile,
+        TrustStore(identity).check(path, digest, writable)
+    applied = adjusted(
+        profile.model_copy(update={"workspace": None}),
         allow=options.allow,
         inject=options.inject,
         additions=_presets(options.preset, identity),
         filesystem=files,
     )
+    return Choice(applied, profile, path, writable)
 
 
 def _presets(names: Sequence[str], identity: Identity) -> Sequence[Addition]:

@@ -20,12 +20,15 @@ from nsharness.credentials.placeholder import SALT_BYTES, placeholder
 from nsharness.credentials.secret import SecretRef
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
+from nsharness.policy.asking import askable_host, granted
 from nsharness.policy.load import upstream_authorities
+from nsharness.policy.model import Policy
 from nsharness.policy.profile import Profile
 from nsharness.supervisor.channel import Channel, Message
 from nsharness.supervisor.child import Child
 from nsharness.supervisor.console import names
 from nsharness.supervisor.credentials import Credentials
+from nsharness.supervisor.questions import Questions
 from nsharness.supervisor.session import Session
 
 _START_SECONDS: Final = 30.0
@@ -85,7 +88,11 @@ class NamespaceProxy:
         self._credentials = credentials
         self._on_audit = on_audit
         self._salt = secrets.token_bytes(SALT_BYTES)
+        self.questions = Questions()
+        """What a person is asked about."""
         self._lock = threading.RLock()
+        # Held while policies are changed, which waits for the proxy: never by the hub's thread.
+        self._changing = threading.Lock()
         self._attachments: dict[str, Attachment] = {}
         self._names: dict[str, Any] = {}
         self._closing = False
@@ -156,6 +163,10 @@ class NamespaceProxy:
                     self._announced.notify_all()
             case "ready":
                 self._serving.set()
+            case "question":
+                self._asked(message)
+            case "question-over":
+                self.questions.over(str(message.get("sandbox")), str(message.get("host")))
             case "names":
                 # Which address stands for which name must outlive a proxy: clients keep what they resolved.
                 self._names[str(message["sandbox"])] = message["names"]
@@ -191,6 +202,7 @@ class NamespaceProxy:
                 return
             child.end(1.0)
             self._channel.close()
+            self.questions.clear()
             now = time.monotonic()
             self._deaths = [moment for moment in self._deaths if now - moment < _QUICK_SECONDS] + [now]
             if not self._ca or len(self._deaths) > _MAX_QUICK_DEATHS:
@@ -259,18 +271,54 @@ class NamespaceProxy:
         """
         policy = profile.with_upstreams(self._upstreams).to_policy().to_json()
         changed: list[str] = []
-        for sandbox in list(self._attachments):
+        with self._changing:
+            for sandbox in list(self._attachments):
+                try:
+                    self._swap(sandbox, self._answered(sandbox, policy))
+                except (NsharnessError, EOFError, OSError, ValueError) as error:
+                    # Those that took it go back. If that fails the proxy is gone, the next gets the old one.
+                    for earlier in changed:
+                        with contextlib.suppress(NsharnessError, EOFError, OSError):
+                            self._swap(earlier, self._answered(earlier, self._policy))
+                    why = getattr(error, "why", "") or str(error) or "the proxy ended meanwhile"
+                    raise NsharnessError(f"profile {profile.name} is not in force", why=why) from None
+                changed.append(sandbox)
+            self._policy = policy
+
+    def _asked(self, message: Message) -> None:
+        """The proxy has a question. One that was answered before is one of a proxy that died."""
+        sandbox, host = str(message.get("sandbox")), str(message.get("host"))
+        if host in self.questions.hosts(sandbox, "denied"):
+            with contextlib.suppress(OSError):
+                self._channel.send({"op": "refuse", "sandbox": sandbox, "host": host})
+        elif (question := self.questions.posed(message)) is not None:
+            self._report(f"waits for an answer about {question.text}: nsharness approve {sandbox}")
+
+    def asks_about(self, host: str) -> bool:
+        """Whether a canonical host is one that a person may answer about."""
+        return askable_host(Policy.from_json(self._policy), host)
+
+    def answer(self, sandbox: str, host: str, *, allow: bool) -> None:
+        """Put a person's answer about a canonical host in force, for this run; also over a restart of the
+        proxy, and over a reload as long as the new profile does not name the host itself.
+
+        ``NsharnessError`` where the proxy does not take it: all is as before then.
+        """
+        with self._changing:
+            before = self.questions.answered(sandbox, host, "allowed" if allow else "denied")
             try:
-                self._swap(sandbox, policy)
+                self._swap(sandbox, self._answered(sandbox, self._policy))
+                if not allow:
+                    self._channel.request({"op": "refuse", "sandbox": sandbox, "host": host})
             except (NsharnessError, EOFError, OSError, ValueError) as error:
-                # Those that took it go back. If that fails the proxy is gone, and the next gets the old one.
-                for earlier in changed:
-                    with contextlib.suppress(NsharnessError, EOFError, OSError):
-                        self._swap(earlier, self._policy)
+                self.questions.answered(sandbox, host, before)
                 why = getattr(error, "why", "") or str(error) or "the proxy ended meanwhile"
-                raise NsharnessError(f"profile {profile.name} is not in force", why=why) from None
-            changed.append(sandbox)
-        self._policy = policy
+                raise NsharnessError(f"the answer about {host} is not in force", why=why) from None
+
+    def _answered(self, sandbox: str, policy: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A policy with what was said yes to."""
+        hosts = self.questions.hosts(sandbox, "allowed")
+        return granted(Policy.from_json(policy), hosts).to_json() if hosts else policy
 
     def _swap(self, sandbox: str, policy: Mapping[str, Any]) -> None:
         """Change one sandbox's policy, at the proxy and for its successors."""

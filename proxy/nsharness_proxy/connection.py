@@ -19,11 +19,12 @@ from mitmproxy.connection import Connection as EngineConnection
 from mitmproxy.connection import ConnectionState, Server
 from mitmproxy.proxy import commands, events, mode_specs, server, server_hooks
 from mitmproxy.proxy.layer import Layer
+from mitmproxy.proxy.layers.http._hooks import HttpRequestHeadersHook
 
 from nsharness_proxy import upstream
 from nsharness_proxy.codec import PROTOCOL
 from nsharness_proxy.guard import Guard
-from nsharness_proxy.layers import MAX_PENDING
+from nsharness_proxy.layers import MAX_PENDING, GoneHook
 from nsharness_proxy.report import Report
 from nsharness_proxy.streams import MAX_HELD, AbandonHook, RoomHook
 from nsharness_proxy.tunnel import EndOfStreamHook
@@ -101,8 +102,13 @@ class Connection(server.LiveConnectionHandler):
         if isinstance(hook, EndOfStreamHook):
             self.close_connection(hook.connection, half_close=True)
             return
+        if isinstance(hook, GoneHook):
+            self._guard.leave(hook.flow)
+            return
         try:
             with self.timeout_watchdog.disarm():
+                if isinstance(hook, HttpRequestHeadersHook):
+                    await self._guard.ask(hook.flow)
                 answer = getattr(self._guard, hook.name)
                 answer(*hook.args())
         except Exception as error:  # noqa: BLE001 - whatever it is, the request must not go on
@@ -161,6 +167,8 @@ class Connection(server.LiveConnectionHandler):
 
     async def server_event(self, event: events.Event) -> None:
         if isinstance(event, events.ConnectionClosed):
+            if event.connection is self.client:
+                self._guard.leave()
             # A connection that was reset is no half of one: nothing can be sent on it either.
             transport = self.transports.get(event.connection)
             if transport is not None and transport.writer is not None and transport.writer.is_closing():

@@ -21,11 +21,13 @@ from nsharness.audit.log import AuditLog
 from nsharness.credentials.build import CredentialMap
 from nsharness.credentials.secret import Secret
 from nsharness.linux import fds
-from nsharness.policy.hosts import HostPattern, is_ip
+from nsharness.policy.asking import is_unknown
+from nsharness.policy.hosts import HostPattern, canonical_host, is_ip
 from nsharness.policy.model import Policy, Rule
 from nsharness.policy.names import NameTable
 from nsharness.policy.request import DEFAULT_PORTS
 from nsharness.policy.route import Intercept, route
+from nsharness_proxy.asking import Questions
 from nsharness_proxy.authorities import Authorities
 from nsharness_proxy.ca import CertificateAuthority
 from nsharness_proxy.claims import Entrance
@@ -117,6 +119,9 @@ class Engine:
             elif message.get("op") == "policy":
                 self._swap(message)
                 self._control.send({"event": "policy", **reply})
+            elif message.get("op") == "refuse":
+                self._refuse(message)
+                self._control.send({"event": "refused", **reply})
             elif message.get("op") == "authority":
                 self._authorities.add(message, descriptors)
                 fds.close_all(descriptors)
@@ -219,6 +224,7 @@ class Engine:
             bearer=None if bearer is None else Secret(bearer),
             scrubber=self._scrubber if credentials is self._credentials else scrubber_for(credentials),
             placeholders=Placeholders(message.get("placeholders")),
+            questions=Questions(lambda event: self._control.send({**event, "sandbox": identifier})),
             on_names=on_names,
         )
 
@@ -244,10 +250,18 @@ class Engine:
             if not pattern.subdomains and not is_ip(pattern.base):
                 sandbox.names.address_of(pattern.base)
         sandbox.policy = policy
+        sandbox.questions.reconsider(lambda host: is_unknown(policy, host))
         if len(sandbox.names) != known:
             sandbox.on_names(sandbox.names)
         for listener in attached.listeners:
             listener.end_outlived()
+
+    def _refuse(self, message: Message) -> None:
+        """A person said no to a host."""
+        attached = self._attached.get(str(message["sandbox"]))
+        if attached is None or set(message) - {"tag"} != {"op", "sandbox", "host"}:
+            raise ValueError("no such sandbox, or unknown keys")
+        attached.sandbox.questions.refuse(canonical_host(str(message["host"])))
 
     async def detach(self, identifier: str) -> None:
         """Close everything that a sandbox has here; one that is not attached has nothing."""

@@ -1,13 +1,14 @@
 """The decisions of one client connection: what the engine asks for at each step, answered.
 
-Every method is called by the engine at the step that its name says. All of them run to their end
-without waiting for anything, so nothing can change between a decision and what follows from it, and
-whatever one of them raises ends the connection. The deciding itself is elsewhere and pure:
-``authority``, ``decide``, ``outgoing``.
+Every method is called by the engine at the step that its name says. All of them but ``ask``, which decides
+nothing, run to their end without waiting for anything, so nothing can change between a decision and what
+follows from it, and whatever one of them raises ends the connection. The deciding itself is elsewhere and
+pure: ``authority``, ``decide``, ``outgoing``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 import weakref
 from dataclasses import dataclass, field
@@ -20,12 +21,15 @@ from nsharness.credentials.decoding import DecodingError
 from nsharness.credentials.map import ClientCertificate
 from nsharness.credentials.scrub import Scrubber
 from nsharness.policy import headers
+from nsharness.policy.asking import askable
 from nsharness.policy.authority import Authority, Claims, Refusal, authority
-from nsharness.policy.decide import Allow, Deny, body_denied, decide, decide_host
+from nsharness.policy.decide import Allow, Deny, body_denied, decide
 from nsharness.policy.hosts import join_authority
 from nsharness.policy.proof import MappedAddress, ProofError, Upstream, VerifiedCertificate
 from nsharness.policy.request import DEFAULT_PORTS, RequestView, Scheme, view
+from nsharness.policy.uninjected import uninjected, without_placeholder
 from nsharness_proxy import bodies, claims, refusal, scrubbing, sending
+from nsharness_proxy.asking import HINTS
 from nsharness_proxy.bodies import Inbound, Outbound
 from nsharness_proxy.claims import Origin
 from nsharness_proxy.door import Door, denied_by_policy, refused_by_authority
@@ -37,6 +41,19 @@ from nsharness_proxy.shown import Shown
 
 DECISION: Final = "decision"
 """Key in a flow's metadata."""
+
+ASKED: Final = "asked"
+"""Key in a flow's metadata: how the wait for an answer ended, if there was one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What a request comes to, and what is known of it by then."""
+
+    outcome: Allow | Refused
+    agreed: Authority | Refusal | None = None
+    claimed: Claims | None = None
+    seen: RequestView | None = None
 
 
 @dataclass(slots=True)
@@ -65,6 +82,8 @@ class Guard(Door):
 
     def __init__(self, sandbox: Sandbox, origin: Origin) -> None:
         super().__init__(sandbox, origin)
+        self._gone: dict[str, asyncio.Event] = {}
+        self._left = False
         self._verified: weakref.WeakKeyDictionary[Server, VerifiedCertificate] = weakref.WeakKeyDictionary()
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
@@ -74,11 +93,11 @@ class Guard(Door):
         if refused is None and isinstance(agreed, Refusal):
             refused = refused_by_authority(agreed)
         if refused is None and isinstance(agreed, Authority):
-            decision = decide_host(self.sandbox.policy, agreed.host, agreed.port)
-            if isinstance(decision, Allow):
+            denied = self._denied(agreed)
+            if denied is None:
                 self.tunnel = agreed
                 return
-            refused = denied_by_policy(decision)
+            refused = denied_by_policy(denied)
         assert refused is not None
         self.deny(flow, agreed, refused)
 
@@ -87,25 +106,57 @@ class Guard(Door):
         if flow.error:
             self.deny(None, None, refusal.malformed(""), method=flow.request.method)
             return
+        judged = self._judge(flow)
+        if isinstance(judged.outcome, Refused):
+            path = None if judged.seen is None else judged.seen.path
+            self.deny(flow, judged.agreed, judged.outcome, path=path)
+            return
+        assert judged.claimed is not None
+        assert judged.seen is not None
+        self._go_on(flow, judged.claimed, judged.seen, judged.outcome)
+
+    async def ask(self, flow: http.HTTPFlow) -> None:
+        """Wait for a person's answer, if the request is one to ask about. What it was is for
+        ``requestheaders`` to see, which decides afterwards as if nothing had been."""
+        if self.sandbox.policy.unknown != "ask" or flow.error:
+            return
+        judged = self._judge(flow)
+        if judged.seen is None or not askable(self.sandbox.policy, judged.seen):
+            return
+        gone = self._gone[flow.id] = asyncio.Event()
+        if self._left:
+            gone.set()
+        if not self.sandbox.questions.settled(judged.seen.host):
+            self.sandbox.record("ask", self.road, **_facts(judged.seen))
+        try:
+            seconds = self.sandbox.policy.ask_seconds
+            flow.metadata[ASKED] = await self.sandbox.questions.answer(judged.seen, seconds, gone)
+        finally:
+            del self._gone[flow.id]
+
+    def leave(self, flow: http.HTTPFlow | None = None) -> None:
+        """The client waits for the answer to a request, or to any, no more."""
+        if flow is None:
+            self._left = True
+        for name, gone in self._gone.items():
+            if flow is None or name == flow.id:
+                gone.set()
+
+    def _judge(self, flow: http.HTTPFlow) -> _Judged:
+        """The decision on a request, without anything that follows from it."""
         refused = self._unidentified(flow) if self.road == "forward" else None
         if refused is None and flow.request.http_version not in ("HTTP/1.0", "HTTP/1.1"):
             refused = refusal.malformed("the protocol version is neither HTTP/1.0 nor HTTP/1.1")
         if refused is not None:
-            self.deny(flow, None, refused)
-            return
+            return _Judged(refused)
         claimed = claims.of_request(self.origin, self.sandbox.names, self.tunnel, flow)
         agreed = authority(claimed)
         if isinstance(agreed, Refusal):
-            self.deny(flow, agreed, refused_by_authority(agreed))
-            return
-        self._decide(flow, claimed, agreed)
-
-    def _decide(self, flow: http.HTTPFlow, claimed: Claims, agreed: Authority) -> None:
+            return _Judged(refused_by_authority(agreed), agreed)
         request, box = flow.request, self.sandbox
         line = (request.data.method, request.data.path)
         if (refused := sending.carries_secret(box, line, request.headers.fields)) is not None:
-            self.deny(flow, agreed, refused)
-            return
+            return _Judged(refused, agreed)
         scheme: Scheme = "https" if flow.client_conn.tls else "http"
         fields = [(_text(name), _text(value)) for name, value in request.headers.fields]
         try:
@@ -113,28 +164,35 @@ class Guard(Door):
                 _text(request.data.method), scheme, agreed.host, agreed.port, _text(request.data.path), fields
             )
         except ValueError as error:
-            self.deny(flow, agreed, refusal.malformed(str(error)))
-            return
+            return _Judged(refusal.malformed(str(error)), agreed)
         # Once more: taking dot segments out of a path puts together what they kept apart.
         if (refused := sending.carries_secret(box, (_bytes(seen.target),), ())) is not None:
-            self.deny(flow, agreed, refused)
-            return
+            return _Judged(refused, agreed)
         decision = decide(box.policy, seen)
         if isinstance(decision, Deny):
-            self.deny(flow, agreed, denied_by_policy(decision), path=seen.path)
-            return
+            refused = denied_by_policy(decision)
+            why = flow.metadata.get(ASKED)
+            if why and decision.reason == "host-not-allowed":
+                refused = Refused(403, why, None, f"{HINTS[why]}; {decision.hint}")
+            return _Judged(refused, agreed, claimed, seen)
+        return _Judged(decision, agreed, claimed, seen)
+
+    def _go_on(self, flow: http.HTTPFlow, claimed: Claims, seen: RequestView, decision: Allow) -> None:
+        """What follows from it, for a request that is allowed."""
+        request, box = flow.request, self.sandbox
         # What would follow the body, an answer's end or a message? So it is a request like any other.
         websocket = headers.is_websocket(seen.method, request.headers.fields) and not _has_body(request)
         prepared = sending.prepare(box, seen, decision, request.headers.fields, websocket=websocket)
         if isinstance(prepared, Refused):
-            self.deny(flow, agreed, prepared, path=seen.path)
+            self.deny(flow, Authority(seen.host, seen.port), prepared, path=seen.path)
             return
         made = Decision(next_number(), claimed, seen, decision, prepared.secret, self._body(flow, decision))
         flow.metadata[DECISION] = made
         flow.metadata[FILTERS] = self._filters(flow)
         flow.metadata[IDENTITY] = made.identity
         if not made.secret and made.identity is None:
-            self._record(made, "allow")
+            without = uninjected(box.policy, seen, decision) or without_placeholder(decision)
+            self._record(made, "allow", reason=without.reason if without else None)
         self._rewrite(request, made, prepared.fields)
         self.approved.add((seen.host, seen.port))
 
@@ -211,7 +269,10 @@ class Guard(Door):
             agreed = Authority(seen.host, seen.port)
             self.deny(flow, agreed, Refused(502, reason, made.allow.rule.name), path=seen.path)
             return
-        self._record(made, "inject", headers=made.secret, proof=proof.to_audit())
+        shown = made.identity is None or (isinstance(server, Host) and server.shown)
+        action: Literal["inject", "allow"] = "inject" if made.secret or shown else "allow"
+        without = None if shown else "credential-not-requested"
+        self._record(made, action, headers=made.secret, proof=proof.to_audit(), reason=without)
         flow.request.headers = http.Headers(fields)
 
     def tls_start_server(self, start: tls.TlsData) -> None:
@@ -229,13 +290,15 @@ class Guard(Door):
         key = (self.sandbox.credentials.version, str(made.allow.pattern))
         start.ssl_conn = host_tls.connection(name, Shown(key, lambda: self._certificate(made, server)))
 
-    def _certificate(self, made: Decision, server: Server) -> ClientCertificate:
+    def _certificate(self, made: Decision, server: Host) -> ClientCertificate:
         """Asked on the connection to ``server``, once its certificate is verified."""
         try:
             assert server.address is not None
             assert server.peername is not None
             verified = VerifiedCertificate(server.address[0], server.peername[0])
-            return sending.certificate(self.sandbox, made.claims, made.view, verified)
+            found = sending.certificate(self.sandbox, made.claims, made.view, verified)
+            server.shown = True
+            return found
         except ProofError as error:
             self._record(made, "deny", reason=f"proof-{error.field.replace('_', '-')}")
             raise
@@ -294,19 +357,8 @@ class Guard(Door):
         return Refused(407, "proxy-authentication-required", headers=challenge)
 
     def _record(self, made: Decision, action: Literal["allow", "inject", "deny"], **facts: Any) -> None:
-        seen = made.view
-        self.sandbox.record(
-            action,
-            self.road,
-            request=made.number,
-            method=seen.method,
-            scheme=seen.scheme,
-            host=seen.host,
-            port=seen.port,
-            path=seen.path,
-            rule=made.allow.rule.name,
-            **facts,
-        )
+        seen, rule = _facts(made.view), made.allow.rule.name
+        self.sandbox.record(action, self.road, request=made.number, rule=rule, **seen, **facts)
 
     def _end(self, made: Decision, action: Literal["response", "error"], **facts: Any) -> None:
         self.sandbox.record(
@@ -319,6 +371,11 @@ class Guard(Door):
             seconds=round(time.monotonic() - made.started, 6),
             **facts,
         )
+
+
+def _facts(seen: RequestView) -> dict[str, Any]:
+    """What an audit event says of a request."""
+    return {name: getattr(seen, name) for name in ("method", "scheme", "host", "port", "path")}
 
 
 def _has_body(request: http.Request) -> bool:

@@ -61,9 +61,11 @@ NOT_FORWARDED = refusal.malformed("this is no request that could be forwarded")
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Host(Server):
-    """A host that is connected to, the identity that it is shown, and the first request that is for it."""
+    """A host that is connected to, the identity that it may be shown and whether it wanted to see it, and the
+    first request that is for it."""
 
     identity: object = None
+    shown: bool = False
     flow: http.HTTPFlow | None = None
 
 
@@ -74,6 +76,15 @@ class UpstreamReadyHook(commands.StartHook):  # type: ignore[no-untyped-call]
     # Dataclass hooks have exactly one argument.
     flow: http.HTTPFlow
     name: ClassVar[str] = "upstream_ready"
+
+
+@dataclass
+class GoneHook(commands.StartHook):  # type: ignore[no-untyped-call]
+    """The client waits for the answer to a request no more, whatever that request is waiting for."""
+
+    flow: http.HTTPFlow
+    name: ClassVar[str] = "gone"
+    blocking = False
 
 
 class Exchange(engine.HttpStream):

@@ -48,14 +48,14 @@ def profile(folder: Path, host: Upstream) -> Path:
 
 
 def test_at_a_terminal_only_a_person_can_answer(
-    at_terminal: Callable[..., Terminal], host: Upstream, short_tmp: Path
+    program: Program, at_terminal: Callable[..., Terminal], host: Upstream, short_tmp: Path
 ) -> None:
     """K27. The command shows a question of its own, leaves the terminal in the middle of a sequence, writes
     on and on, and has answers typed as a terminal would that reports a title."""
     script = (
         "stty -echo; echo 'Allow it? once/always/never'; read fake; echo \"faked <$fake>\"; "
         f"{CURL} http://a.example.org/ > /tmp/got & asking=$!; "
-        "(while :; do printf 'noise\\033]0;'; sleep 0.01; done) & "
+        "(while :; do printf 'noise\\033]0;'; sleep 0.005; done) & "
         'wait $asking; kill $!; cat /tmp/got; read line; echo "read <$line>"'
     )
     terminal = at_terminal(
@@ -66,6 +66,8 @@ def test_at_a_terminal_only_a_person_can_answer(
     terminal.expect("faked <always>")
     code = terminal.expect("the code ([a-z2-9]{4}),")[1]
     terminal.expect("nsharness approve.\n> ")
+    (run,) = (entry["run"] for entry in json.loads(program("ps", "--json").stdout))
+    assert "waiting" in program("approve", run).stdout
     assert host.requests == []
     terminal.type("\x1b]lonce\x1b\\once\r")
     shown = terminal.expect("An answer is one of")

@@ -13,7 +13,8 @@ from typing import Any, Literal, cast, get_args
 Action = Literal["allow", "inject", "deny", "response", "error", "ask"]
 Road = Literal["transparent", "connect", "forward", "dns"]
 
-_MAX_TEXT = 2048
+MAX_TEXT = 2048
+"""Characters of a text in an event; of a longer one the beginning is kept, and an ellipsis."""
 _INTEGERS = frozenset({"at", "request", "port", "status", "sent", "received"})
 
 
@@ -74,8 +75,8 @@ class AuditEvent:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, str) and len(value) > _MAX_TEXT:
-        return value[: _MAX_TEXT - 1] + "…"
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        return value[: MAX_TEXT - 1] + "…"
     return list(value) if isinstance(value, tuple) else value
 
 

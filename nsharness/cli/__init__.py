@@ -129,6 +129,7 @@ _COMMANDS: Final = {
     "enter": ("enter", ""),
     "exec": ("execute", "execute"),
     "gc": ("gc", ""),
+    "learn": ("learn", ""),
     "init": ("presets", ""),
     "plan": ("plan", ""),
     "presets": ("presets", ""),
@@ -141,7 +142,7 @@ _COMMANDS: Final = {
     "trust": ("trust", ""),
     "why": ("why", ""),
 }
-_WAITING: Final = frozenset({"enter", "exec", "run", "shell"})
+_WAITING: Final = frozenset({"enter", "exec", "learn", "run", "shell"})
 """Commands that wait for others, in which a signal must not wait as well."""
 
 
@@ -226,7 +227,13 @@ def _add_exec(commands: argparse._SubParsersAction[_Parser]) -> None:
     executing = commands.add_parser("exec", help="run a command in a sandbox of its own", allow_abbrev=False)
     executing.add_argument("argv", metavar="CMD", nargs="+", help="after --: the command and its arguments")
     shell = commands.add_parser("shell", help="an interactive bash in a sandbox", allow_abbrev=False)
-    for parser in (executing, shell):
+    learning = commands.add_parser(
+        "learn", help="run a command with every public host open, and propose a profile", allow_abbrev=False
+    )
+    learning.add_argument("argv", metavar="CMD", nargs="+", help="after --: the command and its arguments")
+    learning.add_argument("--out", metavar="FILE", help="write the profile there instead of printing it")
+    learning.set_defaults(json=False)
+    for parser in (executing, shell, learning):
         add = parser.add_argument
         add("--profile", metavar="P", help="a TOML file (default: nsharness.toml here or above)")
         add("--allow", metavar="HOST", action="append", default=[], help="allow a host, HOST or HOST:PORT")
@@ -244,7 +251,8 @@ def _add_exec(commands: argparse._SubParsersAction[_Parser]) -> None:
         add(
             "--timeout", metavar="S", type=_seconds, help="end everything after S seconds, with exit code 124"
         )
-        add("--json", action="store_true", help="print one JSON object with output and outcome instead")
+        if parser is not learning:
+            add("--json", action="store_true", help="print one JSON object with output and outcome instead")
         add_user(parser)
         add("--no-workspace", action="store_true", help="do not share the working directory")
         add("-v", "--verbose", action="store_true", help="say on standard error what happens")

@@ -15,13 +15,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from nsharness.cli.asking import Asker
-from nsharness.cli.relay import Kept, Relay
+from nsharness.cli.relay import Kept, Output, Relay
 from nsharness.errors import NsharnessError
 from nsharness.linux.identity import Identity, current
 from nsharness.linux.process import file_access_as
@@ -39,6 +39,7 @@ from nsharness.supervisor.proxy import NamespaceProxy
 from nsharness.supervisor.reload import Reloader
 from nsharness.supervisor.sandbox import NamespaceSandbox
 from nsharness.supervisor.session import Session
+from nsharness.supervisor.state import RunDirectory
 from nsharness.supervisor.trust import TrustStore, find_profile
 
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -48,12 +49,40 @@ _DENIALS: Final = 100
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: the exit code, the error that ended it if one did, what is printed for ``--json``, and
+    its folder."""
+
+    code: int
+    over: NsharnessError | None
+    result: dict[str, Any]
+    denials: list[Message]
+    run: RunDirectory
+
+
 def execute(options: argparse.Namespace) -> int:
     """The program's exit code; 124 after ``--timeout``, 125 when nsharness failed."""
     identity = current(user=options.user)
-    chosen, environment = choose(options, identity), _environment(options.env)
-    profile = chosen.profile
     outputs = (Kept(_KEPT_BYTES), Kept(_KEPT_BYTES)) if options.json else None
+    ended = perform(options, identity, lambda: choose(options, identity), outputs)
+    if outputs is not None:
+        _print_json(ended.result, outputs, ended.denials)
+    elif ended.over is not None:
+        raise ended.over
+    return ended.code
+
+
+def perform(
+    options: argparse.Namespace,
+    identity: Identity,
+    select: Callable[[], Choice],
+    outputs: tuple[Output, Output] | None,
+) -> Outcome:
+    """Run the program to its end. ``select`` gives the profile, now and whenever it is to be read again;
+    ``outputs`` take what the program writes in place of our own output."""
+    chosen, environment = select(), _environment(options.env)
+    profile = chosen.profile
     denials: list[Message] = []
 
     def on_audit(message: Message) -> None:
@@ -70,7 +99,7 @@ def execute(options: argparse.Namespace) -> int:
         NamespaceProxy(session, profile, credentials, on_audit=on_audit) as proxy,
         NamespaceSandbox(session, profile, proxy) as sandbox,
         contextlib.nullcontext(
-            Reloader(lambda: choose(options, identity).profile, profile, proxy, session.reporter)
+            Reloader(lambda: select().profile, profile, proxy, session.reporter)
         ) as reloader,
         contextlib.nullcontext(Answers(proxy, sandbox.id, chosen.file(identity))) as answers,
         ControlServer(session, sandbox, _end_this_process, reloader.reload, answers),
@@ -89,11 +118,7 @@ def execute(options: argparse.Namespace) -> int:
             **({} if over is None else {"error": str(over)}),
         }
         session.run.write_result(result)
-    if outputs is not None:
-        _print_json(result, outputs, denials)
-    elif over is not None:
-        raise over
-    return code
+    return Outcome(code, over, result, denials, session.run)
 
 
 def _run(

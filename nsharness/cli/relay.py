@@ -19,7 +19,7 @@ import tty
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from nsharness.linux import fds
 from nsharness.supervisor.init import Terminal
@@ -27,6 +27,12 @@ from nsharness.supervisor.init import Terminal
 _CHUNK: Final = 1 << 18
 _PIPE_BYTES: Final = 1 << 20
 _JOIN_SECONDS: Final = 0.1
+
+
+class Output(Protocol):
+    """Something that takes what a program writes."""
+
+    def write(self, data: bytes) -> None: ...
 
 
 class Kept:
@@ -52,7 +58,7 @@ class Relay:
     """
 
     def __init__(
-        self, owner: tuple[int, int] | None = None, outputs: tuple[Kept, Kept] | None = None
+        self, owner: tuple[int, int] | None = None, outputs: tuple[Output, Output] | None = None
     ) -> None:
         """``owner`` is whom the pipes belong to, when we are not that user; ``outputs`` take what the program
         writes in place of our own output, and then there is no terminal."""

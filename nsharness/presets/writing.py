@@ -48,7 +48,7 @@ def profile_text(name: str, additions: Sequence[Addition]) -> str:
     parts.append(_FILES)
     for addition in additions:
         parts.append(f"# --- {addition.name} ---\n")
-        parts += ["[[sandbox_proxy_rules]]\n" + _table(rule) for rule in addition.rules]
+        parts += ["[[sandbox_proxy_rules]]\n" + table(rule) for rule in addition.rules]
     if not additions:
         parts.append(_EXAMPLE)
     return "\n".join(parts)
@@ -65,8 +65,17 @@ def storing(ref: str) -> str:
     return f"nsharness secret set {name} --key {key}"
 
 
-def _table(values: Mapping[str, Any]) -> str:
+def table(values: Mapping[str, Any]) -> str:
+    """The keys of a table, a line each."""
     return "".join(f"{_key(key)} = {_value(value)}\n" for key, value in values.items())
+
+
+def document(values: Mapping[str, Any], rules: str = "") -> str:
+    """A whole profile but for its rules, which stand at the end as text. Tables within tables are inline."""
+    plain = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
+    parts = [table(plain)] if plain else []
+    parts += [f"[{_key(k)}]\n{table(v)}" for k, v in values.items() if isinstance(v, Mapping)]
+    return "\n".join([*parts, *([rules] if rules else [])])
 
 
 def _key(text: str) -> str:

@@ -24,6 +24,7 @@ from nsharness.policy.asking import askable_host, granted
 from nsharness.policy.load import upstream_authorities
 from nsharness.policy.model import Policy
 from nsharness.policy.profile import Profile
+from nsharness.policy.uninjected import REASONS
 from nsharness.supervisor.channel import Channel, Message
 from nsharness.supervisor.child import Child
 from nsharness.supervisor.console import names
@@ -187,6 +188,8 @@ class NamespaceProxy:
             if message.get("proof", {}).get("certificate"):
                 what = f"{what}, over a connection for its client certificate"
             self._report(f"injected {what}")
+        elif message.get("action") == "allow" and message.get("reason") in REASONS:
+            self._report(f"injected nothing for {message.get('host')}: {message.get('reason')}")
         elif message.get("action") == "deny":
             target = message.get("host") or "a connection"
             self._report(

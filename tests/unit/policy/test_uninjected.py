@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nsharness.policy.decide import Allow, decide
 from nsharness.policy.hosts import HostPattern
@@ -48,6 +50,37 @@ def test_the_reason_is_what_kept_it_from_the_rule_that_has_the_credential(reason
     assert found is not None
     assert (found.reason, found.rule) == (reason, "key")
     assert "key" in found.hint
+
+
+CONDITIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "methods": st.sampled_from([frozenset({"GET"}), frozenset({"POST"})]),
+        "paths": st.sampled_from([(PathGlob.parse("/a"),), (PathGlob.parse("/**"),)]),
+        "ports": st.sampled_from([frozenset({443}), frozenset({8443})]),
+        "header_names": st.just(("Authorization",)),
+    },
+)
+
+
+@given(
+    st.lists(CONDITIONS, min_size=1, max_size=4),
+    st.sampled_from(["GET", "POST"]),
+    st.sampled_from([443, 8443]),
+)
+def test_every_request_without_the_credential_has_a_reason(
+    rules: list[dict[str, Any]], method: str, port: int
+) -> None:
+    policy = Policy("p", tuple(rule(f"r{number}", **each) for number, each in enumerate(rules)))
+    request = RequestView(method, "https", HOST, port, "/a")
+    decision = decide(policy, request)
+    if isinstance(decision, Allow):
+        found = uninjected(policy, request, decision)
+        assert (found is not None) == (policy.credentialed(HOST) and not decision.inject)
+        assert (
+            found is None
+            or "Authorization" in next(r for r in policy.rules if r.name == found.rule).header_names
+        )
 
 
 def test_where_it_is_injected_or_there_is_none_there_is_no_reason() -> None:

@@ -15,6 +15,7 @@ import signal
 import struct
 import termios
 import threading
+import time
 import tty
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -27,6 +28,7 @@ from nsharness.supervisor.init import Terminal
 _CHUNK: Final = 1 << 18
 _PIPE_BYTES: Final = 1 << 20
 _JOIN_SECONDS: Final = 0.1
+_REDRAW_SECONDS: Final = 0.05
 
 
 class Output(Protocol):
@@ -62,8 +64,9 @@ class Relay:
     ) -> None:
         """``owner`` is whom the pipes belong to, when we are not that user; ``outputs`` take what the program
         writes in place of our own output, and then there is no terminal."""
-        # Held by whoever has the terminal to itself for a while.
-        self._quiet = threading.Lock()
+        # Held by whoever has the terminal to itself for a while; and the way there, past a program that
+        # writes without end: who writes next waits behind who waits already.
+        self._quiet, self._turn = threading.Lock(), threading.Lock()
         self._keys: Callable[[bytes], None] | None = None
         self._sinks: dict[int, Callable[[bytes], None]] = {
             place: outputs[place - 1].write if outputs else self._aloud(_writer(place)) for place in (1, 2)
@@ -155,7 +158,7 @@ class Relay:
             with contextlib.suppress(OSError):
                 write(text.encode())
 
-        with self._quiet:
+        with self._turn, self._quiet:
             self._keys = keys
             try:
                 yield say
@@ -168,9 +171,12 @@ class Relay:
                 with contextlib.suppress(OSError):
                     size = struct.pack("=HHHH", height, columns, 0, 0)
                     fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
+                time.sleep(_REDRAW_SECONDS)  # Two changes at once would be none.
 
     def _aloud(self, sink: Callable[[bytes], None]) -> Callable[[bytes], None]:
         def write(data: bytes) -> None:
+            with self._turn:
+                pass
             with self._quiet:
                 sink(data)
 

@@ -8,6 +8,7 @@ meanwhile, clients go on trusting the same certificate, and while no proxy runs 
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 import threading
 import time
@@ -27,7 +28,7 @@ from nsharness.policy.profile import Profile
 from nsharness.policy.uninjected import REASONS
 from nsharness.supervisor.channel import Channel, Message
 from nsharness.supervisor.child import Child
-from nsharness.supervisor.console import names
+from nsharness.supervisor.console import names as listed
 from nsharness.supervisor.credentials import Credentials
 from nsharness.supervisor.questions import Questions
 from nsharness.supervisor.session import Session
@@ -95,7 +96,7 @@ class NamespaceProxy:
         # Held while policies are changed, which waits for the proxy: never by the hub's thread.
         self._changing = threading.Lock()
         self._attachments: dict[str, Attachment] = {}
-        self._names: dict[str, Any] = {}
+        self._names: dict[str, list[str]] = {}
         self._closing = False
         self._deaths: list[float] = []
         self._authorities: dict[str, int] = {}
@@ -115,7 +116,7 @@ class NamespaceProxy:
         except BaseException:
             self.__exit__()
             raise
-        hosts = names(self._credentials.hosts)
+        hosts = listed(self._credentials.hosts)
         self._report(f"credentials loaded for hosts: {hosts}")
         self._report(f"Started (pid {self.pid}, engine=mitmproxy, injecting for hosts={hosts})")
         return self
@@ -170,7 +171,8 @@ class NamespaceProxy:
                 self.questions.over(str(message.get("sandbox")), str(message.get("host")))
             case "names":
                 # Which address stands for which name must outlive a proxy: clients keep what they resolved.
-                self._names[str(message["sandbox"])] = message["names"]
+                known = self._names.setdefault(str(message["sandbox"]), [])
+                known[int(message["at"]) :] = message["names"]["names"]
             case "audit":
                 self._audit(message)
             case "error":
@@ -184,7 +186,7 @@ class NamespaceProxy:
 
     def _audit(self, message: Message) -> None:
         if message.get("action") == "inject":
-            what = f"headers for {message.get('host')}: {names(message.get('headers', ()))}"
+            what = f"headers for {message.get('host')}: {listed(message.get('headers', ()))}"
             if message.get("proof", {}).get("certificate"):
                 what = f"{what}, over a connection for its client certificate"
             self._report(f"injected {what}")
@@ -340,16 +342,17 @@ class NamespaceProxy:
         if self._credentials.kinds:
             refs = map(SecretRef.parse, self._credentials.kinds)
             message["placeholders"] = {self.placeholder(ref): str(ref) for ref in refs}
-        if attachment.sandbox in self._names:
-            message["names"] = self._names[attachment.sandbox]
-        authorities = []
+        large = []
+        if names := self._names.get(attachment.sandbox):
+            message["names"] = True
+            large.append(fds.memfd("names", json.dumps({"names": names}).encode("ascii")))
         if self._upstream_ca:
             message["upstream_ca"] = True
-            authorities.append(fds.memfd("upstream_ca", self._upstream_ca.encode("ascii")))
+            large.append(fds.memfd("upstream_ca", self._upstream_ca.encode("ascii")))
         try:
-            self._channel.send(message, (*attachment.listeners, attachment.audit, *authorities))
+            self._channel.send(message, (*attachment.listeners, attachment.audit, *large))
         finally:
-            fds.close_all(authorities)
+            fds.close_all(large)
 
     def detach(self, sandbox: str) -> None:
         """Serve that sandbox no more and let go of its gateway's sockets. Idempotent."""

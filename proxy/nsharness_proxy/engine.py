@@ -8,6 +8,7 @@ commands, scripts and web pages are just what must not be here.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import stat
@@ -46,6 +47,7 @@ from nsharness_proxy.tls import ClientSide, HostSide, rehearse
 _ENTRANCES: Final[tuple[Entrance, ...]] = ("http", "https", "explicit")
 _SOCKETS: Final = 5
 _NAMES_SECONDS: Final = 0.05
+_NAMES_AT_ONCE: Final = 100
 _ATTACH_KEYS: Final = frozenset(
     {"op", "sandbox", "policy", "bearer", "names", "upstream_ca", "tag", "placeholders", "authority"}
 )
@@ -146,12 +148,18 @@ class Engine:
         if unknown or not isinstance(message["sandbox"], str) or message["sandbox"] in self._attached:
             raise ValueError(f"unknown keys {sorted(unknown)}, or a sandbox that is attached already")
         if message.get("upstream_ca") is True:
-            # Bundles are larger than messages: the last descriptor is one.
+            # Bundles are larger than messages, and so is a full table of names: they come as descriptors.
             authorities = descriptors.pop()
             try:
                 message = {**message, "upstream_ca": fds.read_all(authorities).decode("ascii")}
             finally:
                 fds.close_all([authorities])
+        if message.get("names") is True:
+            table = descriptors.pop()
+            try:
+                message = {**message, "names": json.loads(fds.read_all(table))}
+            finally:
+                fds.close_all([table])
         if len(descriptors) not in (_SOCKETS + 1, _SOCKETS + 2):
             raise ValueError(f"{len(descriptors)} descriptors came with it")
         if not all(stat.S_ISSOCK(os.fstat(descriptor).st_mode) for descriptor in descriptors[:_SOCKETS]):
@@ -203,12 +211,20 @@ class Engine:
             log.write(event)
             self._control.send({"event": "audit", **event.to_json()})
 
+        told = 0 if names is None else len(names["names"])
+
         def tell(table: NameTable) -> None:
+            nonlocal told
             self._untold.discard(identifier)
-            self._control.send({"event": "names", "sandbox": identifier, "names": table.to_json()})
+            while told < len(table):
+                # In parts, which fit into messages however long the names are.
+                part = table.to_json()["names"][told : told + _NAMES_AT_ONCE]
+                names = {"names": part}
+                self._control.send({"event": "names", "sandbox": identifier, "at": told, "names": names})
+                told += len(part)
 
         def on_names(table: NameTable) -> None:
-            # One event for all names of a burst: each carries the whole table.
+            # One event for all names of a burst.
             if identifier not in self._untold:
                 self._untold.add(identifier)
                 asyncio.get_running_loop().call_later(_NAMES_SECONDS, tell, table)

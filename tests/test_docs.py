@@ -69,6 +69,7 @@ def test_commands_in_the_documentation_exist(path: Path) -> None:
 EXAMPLES = blocks("python", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.kernel(*REQUIRED)
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_examples_run_as_they_are_written(number: int, short_tmp: Path) -> None:

@@ -132,7 +132,8 @@ def _run(
     process = sandbox.spawn(
         argv, relay.descriptors, env={**relay.environment, **environment}, terminal=relay.terminal
     )
-    with _forwarding(sandbox, process):  # Before the program can be heard of, and so be sent a signal.
+    # Before anything that it prints is seen: whoever waits for that may send a signal in answer.
+    with _forwarding(sandbox, process):
         relay.start(process.master)
         with asker:
             in_time = process.ended.wait(timeout)

@@ -45,6 +45,10 @@ _UNGUARDED: Final = frozenset(
     }
 )
 
+HEAD_SECONDS = 60.0
+"""How long a client may take until a request's head is whole: from when it connects, also through a CONNECT
+request and a TLS handshake, and later from the head's first byte."""
+
 _ExceptionInfo = Literal[True] | tuple[type[BaseException], BaseException, TracebackType | None] | None
 
 
@@ -66,6 +70,24 @@ class Connection(server.LiveConnectionHandler):
         self._report = report
         self._progress = asyncio.Event()
         self.layer: Layer = guard.top_layer(self.layer.context)
+        self._patience = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._look)
+
+    async def handle_client(self) -> None:
+        """Serve the client until the connection is over."""
+        try:
+            await super().handle_client()
+        finally:
+            self._patience.cancel()
+
+    def _look(self) -> None:
+        """End a connection whose client lets us wait for a request; look again when it may be time."""
+        since, now = self._guard.owes_since, time.monotonic()
+        left = HEAD_SECONDS if since is None else since + HEAD_SECONDS - now
+        if left <= 0:
+            self._guard.too_slow()
+            self.abort()
+            return
+        self._patience = asyncio.get_running_loop().call_later(left, self._look)
 
     def abort(self) -> None:
         """End the connection at once, whatever it was doing."""

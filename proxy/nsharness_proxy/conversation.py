@@ -51,9 +51,12 @@ class HostConnection(layer.Layer):
 class Http(engine.HttpLayer):
     """All requests of one client connection."""
 
-    def __init__(self, context: Context, mode: HTTPMode, malformed: Callable[[], None]) -> None:
+    def __init__(
+        self, context: Context, mode: HTTPMode, malformed: Callable[[], None], begun: Callable[[], None]
+    ) -> None:
         super().__init__(context, mode)
         self._malformed = malformed
+        self._begun = begun
         self.connections = Connections(context)
         self._pool = Pool()
 
@@ -73,7 +76,7 @@ class Http(engine.HttpLayer):
     def _client(self) -> ClientHttp | ClientStreams:
         if self.context.client.alpn == PROTOCOL:
             return ClientStreams(self.context.fork(), self._malformed, lambda: len(self.streams))
-        return ClientHttp(self.context.fork(), self._malformed)
+        return ClientHttp(self.context.fork(), self._malformed, self._begun)
 
     def _lose(self, connection: Connection) -> None:
         """A connection to a host is no more."""

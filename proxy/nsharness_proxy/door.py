@@ -6,6 +6,7 @@ Every method is called by the engine at the step that its name says.
 from __future__ import annotations
 
 import re
+import time
 from typing import Final
 
 from mitmproxy import http, tls
@@ -50,6 +51,8 @@ class Door:
         """Host and port of everything that was allowed: nothing else is connected to."""
         self.passes_through = False
         """Whether it has become a tunnel that is not looked into."""
+        self.owes_since: float | None = time.monotonic()
+        """Since when the client owes a request, or the rest of one's head; None when it owes nothing."""
         self._layers: list[Http | Tunnel] = []
 
     def client_connected(self, client: Client) -> None:
@@ -157,9 +160,19 @@ class Door:
 
     def _approve(self, leads: Authority) -> None:
         self.approved.add((leads.host, leads.port))
+        self.owes_since = None
+
+    def _begun(self) -> None:
+        """A request has begun to come."""
+        if self.owes_since is None:
+            self.owes_since = time.monotonic()
+
+    def too_slow(self) -> None:
+        """The connection ends, because its client has owed a request for too long."""
+        self.sandbox.record("error", self.road, reason="client-too-slow")
 
     def _new_http(self, context: Context, mode: HTTPMode) -> Http:
-        made = Http(context, mode, self._malformed)
+        made = Http(context, mode, self._malformed, self._begun)
         self._layers.append(made)
         return made
 

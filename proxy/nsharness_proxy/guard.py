@@ -96,6 +96,7 @@ class Guard(Door):
             denied = self._denied(agreed)
             if denied is None:
                 self.tunnel = agreed
+                self.owes_since = time.monotonic()
                 return
             refused = denied_by_policy(denied)
         assert refused is not None
@@ -103,6 +104,7 @@ class Guard(Door):
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         """The decision, before a name is looked up or a connection made."""
+        self.owes_since = None
         if flow.error:
             self.deny(None, None, refusal.malformed(""), method=flow.request.method)
             return
@@ -118,6 +120,7 @@ class Guard(Door):
     async def ask(self, flow: http.HTTPFlow) -> None:
         """Wait for a person's answer, if the request is one to ask about. What it was is for
         ``requestheaders`` to see, which decides afterwards as if nothing had been."""
+        self.owes_since = None
         if self.sandbox.policy.unknown != "ask" or flow.error:
             return
         judged = self._judge(flow)

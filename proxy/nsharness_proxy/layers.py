@@ -218,9 +218,11 @@ class _Connection:
 class ClientHttp(_Connection, Http1Server):
     """The client's connection."""
 
-    def __init__(self, context: Context, malformed: Callable[[], None]) -> None:
+    def __init__(self, context: Context, malformed: Callable[[], None], begun: Callable[[], None]) -> None:
+        """``begun`` is called with each part of a head that is not whole yet."""
         super().__init__(context)
         self._malformed = malformed
+        self._begun = begun
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         if isinstance(event, events.DataReceived):
@@ -233,6 +235,7 @@ class ClientHttp(_Connection, Http1Server):
                 yield from self._reject(NOT_FORWARDED)
                 return
             if head is None:
+                self._begun()
                 return
             # A tunnel is another connection.
             self._closing = head.closes and head.method != b"CONNECT"

@@ -90,6 +90,15 @@ def command() -> tuple[str, ...]:
     return sys.executable, "-I", "-c", program
 
 
+def command_with(changed: str) -> tuple[str, ...]:
+    """The same, after these statements."""
+    *start, program = command()
+    if "runpy" not in program:
+        program = "import runpy\nrunpy.run_module('nsharness_proxy', run_name='__main__')"
+    program, _, run = program.rpartition("runpy.run_module")
+    return *start[:2], "-c", f"{program}\n{changed}\nrunpy.run_module{run}"
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a client got."""
@@ -195,6 +204,8 @@ class Proxy:
     events: list[dict[str, Any]] = field(default_factory=list)
     output: Path | None = None
     start: dict[str, Any] | None = None
+    changed: str = ""
+    """Statements that are run in its process before it starts, where a test cannot wait as long."""
 
     def __enter__(self) -> Self:
         ours, theirs = fds.message_pair()
@@ -205,7 +216,7 @@ class Proxy:
         arguments = ["--control-fd", str(theirs.fileno()), "--credentials-fd", str(descriptor)]
         output = None if self.output is None else self.output.open("wb")
         self.process = subprocess.Popen(
-            [*command(), *arguments],
+            [*(command_with(self.changed) if self.changed else command()), *arguments],
             pass_fds=passed,
             env=dict(self.environment),
             cwd="/",

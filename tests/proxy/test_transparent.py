@@ -167,6 +167,7 @@ def test_a_listed_address_is_a_host_like_any_other(gateway: Gateway, upstream: U
     assert len(upstream.requests) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data",
     [

@@ -16,6 +16,7 @@ import pytest
 from tests.support.processes import alive, descendants
 from tests.support.program import Program
 from tests.support.terminal import Terminal, terminals
+from tests.support.tiers import others_slow
 from tests.support.waiting import DEADLINE, eventually
 
 pytestmark = pytest.mark.kernel("userns", "procfs", "veth", "mount_setattr", "pidfd")
@@ -63,6 +64,7 @@ def test_streams_and_exit_code_are_the_programs(program: Program) -> None:
     assert out == content
 
 
+@pytest.mark.slow
 def test_a_closed_output_is_a_broken_pipe_inside(program: Program) -> None:
     with started(
         program, "exec", "--", "sh", "-c", "yes; echo $? >&2", stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -127,6 +129,7 @@ def test_signals_are_the_programs_to_handle(program: Program) -> None:
     eventually(lambda: not any(map(alive, below)))
 
 
+@pytest.mark.slow
 def test_after_its_time_everything_is_gone(program: Program) -> None:
     done = program("exec", "--timeout", "1", "--json", "--", "sh", "-c", "echo begun; sleep 1000")
     result = json.loads(done.stdout)
@@ -134,6 +137,7 @@ def test_after_its_time_everything_is_gone(program: Program) -> None:
     assert (result["timed_out"], result["stdout"]) == (True, "begun\n")
 
 
+@pytest.mark.slow
 def test_a_limit_that_ends_it_is_said_and_is_the_exit_code(program: Program, short_tmp: Path) -> None:
     (short_tmp / "profile.toml").write_text("limits = { wall = 0.5 }\n")
     profile = str(short_tmp / "profile.toml")
@@ -143,6 +147,7 @@ def test_a_limit_that_ends_it_is_said_and_is_the_exit_code(program: Program, sho
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_what_was_denied_is_in_the_result(program: Program) -> None:
     done = program("exec", "--json", "--", "curl", "-s", "-o", "/dev/null", "http://example.com/x")
     (denied,) = json.loads(done.stdout)["denied"]
@@ -151,11 +156,13 @@ def test_what_was_denied_is_in_the_result(program: Program) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
-    [
-        (["exec", "--", "no-such-program"], 127),
-        (["exec", "--", "/etc/passwd"], 126),
-        (["exec", "--", "sh", "-c", "kill -TERM $$"], 143),
-    ],
+    others_slow(
+        [
+            (["exec", "--", "no-such-program"], 127),
+            (["exec", "--", "/etc/passwd"], 126),
+            (["exec", "--", "sh", "-c", "kill -TERM $$"], 143),
+        ]
+    ),
 )
 def test_exit_codes_are_those_of_shells(program: Program, arguments: list[str], wanted: int) -> None:
     assert program(*arguments).returncode == wanted
@@ -182,7 +189,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("what", WRONG)
+@pytest.mark.parametrize("what", others_slow(WRONG, 2))
 def test_bad_input_is_one_line_and_nothing_starts(program: Program, what: str) -> None:
     arguments, wanted = WRONG[what]
     done = program(*arguments)
@@ -193,6 +200,7 @@ def test_bad_input_is_one_line_and_nothing_starts(program: Program, what: str) -
     assert not list(program.state.rglob("runs/*"))
 
 
+@pytest.mark.slow
 def test_a_profile_in_the_workspace_counts_once_it_is_trusted(program: Program, short_tmp: Path) -> None:
     """A workload could have written it."""
     folder = short_tmp / "work"
@@ -218,6 +226,7 @@ def at_terminal(program: Program) -> Iterator[Callable[..., Terminal]]:
         yield start
 
 
+@pytest.mark.slow
 def test_an_interactive_shell_at_a_terminal(at_terminal: Callable[..., Terminal]) -> None:
     terminal = at_terminal("shell")
     terminal.resize(11, 77)
@@ -237,6 +246,7 @@ def test_an_interactive_shell_at_a_terminal(at_terminal: Callable[..., Terminal]
     assert after[3] & (termios.ECHO | termios.ICANON) == termios.ECHO | termios.ICANON
 
 
+@pytest.mark.slow
 def test_when_the_terminal_goes_away_everything_ends(at_terminal: Callable[..., Terminal]) -> None:
     terminal = at_terminal("exec", "--", "bash", "-c", "trap '' HUP; echo ready; sleep 1000")
     terminal.expect("ready")
@@ -247,6 +257,7 @@ def test_when_the_terminal_goes_away_everything_ends(at_terminal: Callable[..., 
     eventually(lambda: not any(map(alive, below)))
 
 
+@pytest.mark.slow
 def test_a_live_run_is_entered_with_a_terminal(
     program: Program, at_terminal: Callable[..., Terminal]
 ) -> None:

@@ -167,7 +167,8 @@ def _forwarding(sandbox: NamespaceSandbox, process: Process) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The profile as it will be applied, the one that was written, and where that is from: None for none.
+    """The profile as it will be applied, the one that was written, and where that is, without links; None for
+    none.
     ``writable`` is what the workload may write to."""
 
     profile: Profile
@@ -177,7 +178,7 @@ class Choice:
 
     def file(self, identity: Identity) -> ProfileFile | None:
         """The file that answers are written to."""
-        return None if self.path is None else ProfileFile(self.path, identity, self.writable)
+        return None if self.path is None else ProfileFile.at(self.path, identity, self.writable)
 
 
 def choose(options: argparse.Namespace, identity: Identity) -> Choice:
@@ -205,7 +206,8 @@ def choose(options: argparse.Namespace, identity: Identity) -> Choice:
         additions=_presets(options.preset, identity),
         filesystem=files,
     )
-    return Choice(applied, profile, path, writable)
+    real = None if path is None else Path(os.path.realpath(path))
+    return Choice(applied, profile, real, writable)
 
 
 def _presets(names: Sequence[str], identity: Identity) -> Sequence[Addition]:

@@ -69,28 +69,38 @@ def _output(out: str | None, identity: Identity) -> Iterator[Any]:
     path = Path(out)
     try:
         with identity.files():
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(path, flags, 0o644)
+            # Held: a path in a shared folder may lead elsewhere once the command has run.
+            folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                descriptor = os.open(path.name, flags, 0o644, dir_fd=folder)
+            except BaseException:
+                os.close(folder)
+                raise
     except OSError as error:
         hint = "name a file that is not there yet"
         raise NsharnessError(f"cannot write {path}", why=error.strerror or str(error), hint=hint) from None
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        try:
-            yield lambda text: _write(path, identity, stream, text)
-        except BaseException:
-            with identity.files():
-                path.unlink(missing_ok=True)
-            raise
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            yield lambda text: _write(path, folder, stream, text)
+    except BaseException:
+        with identity.files(), contextlib.suppress(OSError):
+            os.unlink(path.name, dir_fd=folder)
+        raise
+    finally:
+        os.close(folder)
 
 
-def _write(path: Path, identity: Identity, stream: TextIO, text: str) -> None:
+def _write(path: Path, folder: int, stream: TextIO, text: str) -> None:
     """The text and nothing else: in a shared folder the command could write there, too."""
-    with identity.files():
-        here, ours = path.lstat(), os.fstat(stream.fileno())
-    if (here.st_dev, here.st_ino) != (ours.st_dev, ours.st_ino):
-        raise NsharnessError(f"cannot write {path}", why="it was replaced meanwhile")
-    stream.truncate(0)
-    stream.write(text)
+    ours = os.fstat(stream.fileno())
+    with contextlib.suppress(OSError):
+        here = os.lstat(path.name, dir_fd=folder)
+        if (here.st_dev, here.st_ino) == (ours.st_dev, ours.st_ino):
+            stream.truncate(0)
+            stream.write(text)
+            return
+    raise NsharnessError(f"cannot write {path}", why="it was removed or replaced meanwhile")
 
 
 def _opened(chosen: Choice) -> Choice:

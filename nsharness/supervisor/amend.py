@@ -29,29 +29,35 @@ def rule_for(host: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ProfileFile:
-    """``writable`` are the folders and files that the workload can write to."""
+    """``path`` is where the profile was, without links, before anything ran: a link may be the workload's
+    to change, and lead to another profile by now. ``writable`` is what it can write to."""
 
     path: Path
     identity: Identity
     writable: Sequence[Path] = ()
 
+    @classmethod
+    def at(cls, path: Path, identity: Identity, writable: Sequence[Path] = ()) -> ProfileFile:
+        """That of a profile that was just read from ``path``."""
+        return cls(Path(os.path.realpath(path)), identity, tuple(writable))
+
     def add(self, host: str) -> None:
         """Add a rule for a canonical host at the end of the file. ``NsharnessError`` where it must not be
         written, or cannot be: it is as it was then."""
-        real = Path(os.path.realpath(self.path))
         what = f"profile {self.path} is not changed"
-        if any(real.is_relative_to(os.path.realpath(each)) for each in self.writable):
+        if any(self.path.is_relative_to(os.path.realpath(each)) for each in self.writable):
             # What stands there by now may be the workload's, and would look as if somebody had approved it.
             raise NsharnessError(what, why="it lies where the workload can write")
         try:
             with self.identity.files():
-                self._replace(real, host)
+                self._replace(host)
         except OSError as error:
             raise NsharnessError(what, why=error.strerror or str(error)) from None
         except UnicodeDecodeError:
             raise NsharnessError(what, why="it is not UTF-8 text") from None
 
-    def _replace(self, real: Path, host: str) -> None:
+    def _replace(self, host: str) -> None:
+        real = self.path
         folder = os.open(real.parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             content, status = _read(folder, real.name)

@@ -81,3 +81,19 @@ def test_a_file_that_is_there_is_not_written_over(short_tmp: Path) -> None:
     assert program("check", str(out)).returncode == 0
     assert program(*arguments).returncode == 125
     assert len(list(program.state.rglob("audit.jsonl"))) == 1
+
+
+def test_a_command_chooses_neither_where_the_proposal_goes_nor_what_is_in_it(short_tmp: Path) -> None:
+    program = Program(short_tmp)
+    short_tmp.chmod(0o755)
+    work = short_tmp / "work"
+    work.mkdir()
+    work.chmod(0o777)  # for the workload of root, who is nobody here
+    victim = short_tmp / "victim"
+    victim.write_text("as it was")
+    out = work / "out.toml"
+    script = f"rm -f {out}; ln -s {victim} {out}; echo allow_any >> {out}; test -L {out}"
+    done = program("learn", "--no-workspace", "--rw", str(work), "--out", str(out), "--", "sh", "-c", script)
+    assert done.returncode == 125
+    assert "replaced" in done.stderr
+    assert victim.read_text() == "as it was"

@@ -28,6 +28,12 @@ _EXAMPLE: Final = """\
 # The secret of that rule is stored with: nsharness secret set wiki --key token
 """
 
+_NETWORK: Final = """\
+# Hosts that no rule names: with this a person is asked, at the terminal or with nsharness approve.
+# [network]
+# unknown = "ask"
+"""
+
 _FILES: Final = """\
 # Files: the folder in which a command is started is shared with it; .env files are hidden there.
 [filesystem]
@@ -45,7 +51,7 @@ def profile_text(name: str, additions: Sequence[Addition]) -> str:
         parts.append(f"# Secrets to store; each command reads a value from standard input:\n{told}")
     if env := variables(additions, {}):
         parts.append("[env]\n" + "".join(f"{key} = {_value(value)}\n" for key, value in env.items()))
-    parts.append(_FILES)
+    parts += [_NETWORK, _FILES]
     for addition in additions:
         parts.append(f"# --- {addition.name} ---\n")
         parts += ["[[sandbox_proxy_rules]]\n" + table(rule) for rule in addition.rules]

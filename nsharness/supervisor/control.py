@@ -132,6 +132,8 @@ class ControlServer:
             case "answer" if self._answers is not None:
                 text = self._answers.give(str(message["host"]), str(message["answer"]))
                 fds.send(client, {"event": "answered", "text": text})
+            case "questions" | "answer":
+                raise NsharnessError("there is nothing to answer", why="this run asks about no hosts")
             case "spawn":
                 exits = _Exit(client)
                 process = self._sandbox.spawn(

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import select
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Literal
 
@@ -48,6 +50,8 @@ _UNGUARDED: Final = frozenset(
 HEAD_SECONDS = 60.0
 """How long a client may take until a request's head is whole: from when it connects, also through a CONNECT
 request and a TLS handshake, and later from the head's first byte."""
+
+_LOOK_SECONDS: Final = 1.0
 
 _ExceptionInfo = Literal[True] | tuple[type[BaseException], BaseException, TracebackType | None] | None
 
@@ -129,8 +133,9 @@ class Connection(server.LiveConnectionHandler):
             return
         try:
             with self.timeout_watchdog.disarm():
-                if isinstance(hook, HttpRequestHeadersHook):
-                    await self._guard.ask(hook.flow)
+                if isinstance(hook, HttpRequestHeadersHook) and self._guard.asks:
+                    with self._watching():
+                        await self._guard.ask(hook.flow)
                 answer = getattr(self._guard, hook.name)
                 answer(*hook.args())
         except Exception as error:  # noqa: BLE001 - whatever it is, the request must not go on
@@ -142,6 +147,27 @@ class Connection(server.LiveConnectionHandler):
             # The task that the hook runs in ends here: nobody gets to know that the hook is done, and the
             # request stays where it is.
             raise asyncio.CancelledError from None
+
+    @contextlib.contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Within the block the client's end is noticed also when nothing is read from it, because what it
+        sent waits already."""
+        loop, sock = asyncio.get_running_loop(), self._writer.get_extra_info("socket")
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLRDHUP)
+        timers: list[asyncio.TimerHandle] = []
+
+        def look() -> None:
+            if poll.poll(0):
+                self._guard.leave()
+            else:
+                timers[:] = [loop.call_later(_LOOK_SECONDS, look)]
+
+        timers.append(loop.call_later(_LOOK_SECONDS, look))
+        try:
+            yield
+        finally:
+            timers[0].cancel()
 
     async def open_connection(self, command: commands.OpenConnection) -> None:
         """Connect to a host that a request was allowed to."""

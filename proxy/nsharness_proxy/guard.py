@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from mitmproxy import http, tls
 from mitmproxy.connection import Server
@@ -32,49 +31,13 @@ from nsharness_proxy import bodies, claims, refusal, scrubbing, sending
 from nsharness_proxy.asking import HINTS
 from nsharness_proxy.bodies import Inbound, Outbound
 from nsharness_proxy.claims import Origin
+from nsharness_proxy.decision import ASKED, DECISION, Decision, Judged, request_facts
 from nsharness_proxy.door import Door, denied_by_policy, refused_by_authority
 from nsharness_proxy.layers import CUT, IDENTITY, Host
 from nsharness_proxy.messages import FILTERS, Filters
 from nsharness_proxy.refusal import Refused
 from nsharness_proxy.sandbox import Sandbox, next_number
 from nsharness_proxy.shown import Shown
-
-DECISION: Final = "decision"
-"""Key in a flow's metadata."""
-
-ASKED: Final = "asked"
-"""Key in a flow's metadata: how the wait for an answer ended, if there was one."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """What a request comes to, and what is known of it by then."""
-
-    outcome: Allow | Refused
-    agreed: Authority | Refusal | None = None
-    claimed: Claims | None = None
-    seen: RequestView | None = None
-
-
-@dataclass(slots=True)
-class Decision:
-    """What was decided on a request, and how it went on. ``secret`` are the names of the header fields that
-    have a secret in them when it is sent."""
-
-    number: int
-    claims: Claims
-    view: RequestView
-    allow: Allow
-    secret: tuple[str, ...]
-    sent: Outbound
-    started: float = field(default_factory=time.monotonic)
-    received: Inbound = field(default_factory=Inbound)
-
-    @property
-    def identity(self) -> tuple[str, str] | None:
-        """Which client certificate the host may be shown, by rule and host pattern; None for none."""
-        rule = self.allow.rule
-        return (rule.name, str(self.allow.pattern)) if rule.client_certificate else None
 
 
 class Guard(Door):
@@ -117,11 +80,16 @@ class Guard(Door):
         assert judged.seen is not None
         self._go_on(flow, judged.claimed, judged.seen, judged.outcome)
 
+    @property
+    def asks(self) -> bool:
+        """Whether a person may be asked about unknown hosts."""
+        return self.sandbox.policy.unknown == "ask"
+
     async def ask(self, flow: http.HTTPFlow) -> None:
         """Wait for a person's answer, if the request is one to ask about. What it was is for
         ``requestheaders`` to see, which decides afterwards as if nothing had been."""
         self.owes_since = None
-        if self.sandbox.policy.unknown != "ask" or flow.error:
+        if not self.asks or flow.error:
             return
         judged = self._judge(flow)
         if judged.seen is None or not askable(self.sandbox.policy, judged.seen):
@@ -130,7 +98,7 @@ class Guard(Door):
         if self._left:
             gone.set()
         if not self.sandbox.questions.settled(judged.seen.host):
-            self.sandbox.record("ask", self.road, **_facts(judged.seen))
+            self.sandbox.record("ask", self.road, **request_facts(judged.seen))
         try:
             seconds = self.sandbox.policy.ask_seconds
             flow.metadata[ASKED] = await self.sandbox.questions.answer(judged.seen, seconds, gone)
@@ -145,21 +113,21 @@ class Guard(Door):
             if flow is None or name == flow.id:
                 gone.set()
 
-    def _judge(self, flow: http.HTTPFlow) -> _Judged:
+    def _judge(self, flow: http.HTTPFlow) -> Judged:
         """The decision on a request, without anything that follows from it."""
         refused = self._unidentified(flow) if self.road == "forward" else None
         if refused is None and flow.request.http_version not in ("HTTP/1.0", "HTTP/1.1"):
             refused = refusal.malformed("the protocol version is neither HTTP/1.0 nor HTTP/1.1")
         if refused is not None:
-            return _Judged(refused)
+            return Judged(refused)
         claimed = claims.of_request(self.origin, self.sandbox.names, self.tunnel, flow)
         agreed = authority(claimed)
         if isinstance(agreed, Refusal):
-            return _Judged(refused_by_authority(agreed), agreed)
+            return Judged(refused_by_authority(agreed), agreed)
         request, box = flow.request, self.sandbox
         line = (request.data.method, request.data.path)
         if (refused := sending.carries_secret(box, line, request.headers.fields)) is not None:
-            return _Judged(refused, agreed)
+            return Judged(refused, agreed)
         scheme: Scheme = "https" if flow.client_conn.tls else "http"
         fields = [(_text(name), _text(value)) for name, value in request.headers.fields]
         try:
@@ -167,18 +135,18 @@ class Guard(Door):
                 _text(request.data.method), scheme, agreed.host, agreed.port, _text(request.data.path), fields
             )
         except ValueError as error:
-            return _Judged(refusal.malformed(str(error)), agreed)
+            return Judged(refusal.malformed(str(error)), agreed)
         # Once more: taking dot segments out of a path puts together what they kept apart.
         if (refused := sending.carries_secret(box, (_bytes(seen.target),), ())) is not None:
-            return _Judged(refused, agreed)
+            return Judged(refused, agreed)
         decision = decide(box.policy, seen)
         if isinstance(decision, Deny):
             refused = denied_by_policy(decision)
             why = flow.metadata.get(ASKED)
             if why and decision.reason == "host-not-allowed":
                 refused = Refused(403, why, None, f"{HINTS[why]}; {decision.hint}")
-            return _Judged(refused, agreed, claimed, seen)
-        return _Judged(decision, agreed, claimed, seen)
+            return Judged(refused, agreed, claimed, seen)
+        return Judged(decision, agreed, claimed, seen)
 
     def _go_on(self, flow: http.HTTPFlow, claimed: Claims, seen: RequestView, decision: Allow) -> None:
         """What follows from it, for a request that is allowed."""
@@ -360,7 +328,7 @@ class Guard(Door):
         return Refused(407, "proxy-authentication-required", headers=challenge)
 
     def _record(self, made: Decision, action: Literal["allow", "inject", "deny"], **facts: Any) -> None:
-        seen, rule = _facts(made.view), made.allow.rule.name
+        seen, rule = request_facts(made.view), made.allow.rule.name
         self.sandbox.record(action, self.road, request=made.number, rule=rule, **seen, **facts)
 
     def _end(self, made: Decision, action: Literal["response", "error"], **facts: Any) -> None:
@@ -374,11 +342,6 @@ class Guard(Door):
             seconds=round(time.monotonic() - made.started, 6),
             **facts,
         )
-
-
-def _facts(seen: RequestView) -> dict[str, Any]:
-    """What an audit event says of a request."""
-    return {name: getattr(seen, name) for name in ("method", "scheme", "host", "port", "path")}
 
 
 def _has_body(request: http.Request) -> bool:

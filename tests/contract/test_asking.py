@@ -114,7 +114,13 @@ def test_a_client_that_goes_away_withdraws_its_question(served: Served, hosts: W
         connection.codec.reset_stream(number)
         connection.flush()
         eventually(lambda: len(reasons(served)) == denials + 2)
-    assert reasons(served)[denials:] == ["ask-withdrawn"] * 2
+    with opened(served, CONNECT, OTHER) as client:
+        # Nothing more is read from one that has sent so much already.
+        client.sendall(f"PUT / HTTP/1.1\r\nHost: {OTHER}\r\nContent-Length: 999999\r\n\r\n".encode())
+        eventually(lambda: waiting(served, before) == 3)
+        client.sendall(bytes(600_000))
+    eventually(lambda: len(reasons(served)) == denials + 3)
+    assert reasons(served)[denials:] == ["ask-withdrawn"] * 3
     assert hosts.received(OTHER) == b""
 
 

@@ -42,6 +42,22 @@ def test_nothing_without_the_code_is_an_answer(before: bytes, after: bytes) -> N
         assert reading()[0].feed(data) in (None, "later")
 
 
+def careless(data: bytes) -> str | None:
+    """Reads a line as most programs do."""
+    line = data.decode().rpartition("\x1b\\")[2].strip()
+    return line if line in ("once", "always", "never") else None
+
+
+@pytest.mark.parametrize(
+    "typed", [b"always\r", b"\x1b]lonce\x1b\\once\r", b"\x1b]Lonce\x1b\\\x1b]l\x1b\\once\n"]
+)
+def test_what_a_terminal_types_for_a_program_is_no_answer(typed: bytes) -> None:
+    """A person who answers the program, and reports of a title that it has set (CSI 21 t): they would do for
+    a question without a code."""
+    assert careless(typed) in ("once", "always")
+    assert reading()[0].feed(typed) is None
+
+
 def test_a_code_is_not_found_by_trying() -> None:
     read, _ = reading()
     assert read.feed(b"once aaaa\ronce bbbb\r") is None

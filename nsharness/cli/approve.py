@@ -22,6 +22,12 @@ def approve(options: argparse.Namespace) -> int:
         rows = list(_ask(run, {"op": "questions"})["questions"])
         print(json.dumps(rows) if options.json else "\n".join(_lines(run, rows)))
         return 0
+    if options.host in ("once", "always", "never"):
+        raise NsharnessError(
+            "no host",
+            why="by the time the answer arrives it may be another that waits, and the command chooses which",
+            hint=f"nsharness approve {options.run} HOST {options.host}",
+        )
     if options.answer is None:
         raise NsharnessError(
             "no answer", hint=f"nsharness approve {options.run} {options.host} once|always|never"

@@ -166,12 +166,12 @@ class Relay:
                 self._keys = None
         if self._master is not None:
             # Whoever draws a whole screen does so when its size changes (SIGWINCH), not when it stays.
-            rows, columns = _window(0)
-            for height in (rows - 1, rows):
-                with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):
+                rows, columns = _window(0)
+                for height in (rows - 1, rows):
                     size = struct.pack("=HHHH", height, columns, 0, 0)
                     fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
-                time.sleep(_REDRAW_SECONDS)  # Two changes at once would be none.
+                    time.sleep(_REDRAW_SECONDS)  # Two changes at once would be none.
 
     def _aloud(self, sink: Callable[[bytes], None]) -> Callable[[bytes], None]:
         def write(data: bytes) -> None:

@@ -102,7 +102,8 @@ def test_without_a_terminal_approve_answers_and_always_is_written(
         (row,) = json.loads(program("approve", run, "--json").stdout)
         assert (row["host"], row["state"]) == ("a.example.org", "waiting")
         assert program("approve", run, "192.0.2.1", "once").returncode == 125
-        assert program("approve", run, "a.example.org").returncode == 125
+        for incomplete in (["a.example.org"], ["once"], ["a.example.org", "yes"]):
+            assert program("approve", run, *incomplete).returncode == 125
         done = program("approve", run, "A.example.org", "always")
         assert (done.returncode, done.stderr) == (0, "")
         assert str(path) in done.stdout

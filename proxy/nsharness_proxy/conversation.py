@@ -12,16 +12,10 @@ from mitmproxy.proxy.layers.http import HTTPMode
 
 from nsharness_proxy import refusal
 from nsharness_proxy.codec import PROTOCOL
-from nsharness_proxy.layers import (
-    IDENTITY,
-    ClientHttp,
-    Exchange,
-    GoneHook,
-    Host,
-    HostHttp,
-    HostTls,
-)
+from nsharness_proxy.host import Host
+from nsharness_proxy.layers import IDENTITY, ClientHttp, Exchange, GoneHook, HostHttp
 from nsharness_proxy.pool import Connections, Pool
+from nsharness_proxy.secured import HostTls
 from nsharness_proxy.streams import AbandonHook, ClientStreams, Gone
 
 Commands = layer.CommandGenerator[None]

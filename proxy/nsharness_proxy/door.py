@@ -28,9 +28,10 @@ from nsharness.policy.route import route
 from nsharness_proxy import claims, refusal
 from nsharness_proxy.claims import Origin
 from nsharness_proxy.conversation import Http
-from nsharness_proxy.layers import ClientTls, Closed
+from nsharness_proxy.layers import Closed
 from nsharness_proxy.refusal import Refused
 from nsharness_proxy.sandbox import Sandbox
+from nsharness_proxy.secured import ClientTls
 from nsharness_proxy.tunnel import Tunnel
 
 # The beginning of a request line (RFC 9112 section 3), as far as it has come.

@@ -33,7 +33,8 @@ from nsharness_proxy.bodies import Inbound, Outbound
 from nsharness_proxy.claims import Origin
 from nsharness_proxy.decision import ASKED, DECISION, Decision, Judged, request_facts
 from nsharness_proxy.door import Door, denied_by_policy, refused_by_authority
-from nsharness_proxy.layers import CUT, IDENTITY, Host
+from nsharness_proxy.host import Host
+from nsharness_proxy.layers import CUT, IDENTITY
 from nsharness_proxy.messages import FILTERS, Filters
 from nsharness_proxy.refusal import Refused
 from nsharness_proxy.sandbox import Sandbox, next_number

@@ -124,6 +124,7 @@ def test_a_client_that_goes_away_withdraws_its_question(served: Served, hosts: W
     assert hosts.received(OTHER) == b""
 
 
+@pytest.mark.slow
 def test_when_the_engine_dies_what_waits_is_lost_and_nothing_has_passed(
     engine: Engine, hosts: World, folder: Path
 ) -> None:

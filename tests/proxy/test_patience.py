@@ -85,6 +85,7 @@ def test_a_connection_between_two_requests_is_kept(served: Sandbox) -> None:
                 client.recv(1)
 
 
+@pytest.mark.slow
 def test_who_waits_for_a_persons_answer_owes_nothing(
     impatient: Proxy, new_sandbox: Callable[[], Sandbox]
 ) -> None:

@@ -130,6 +130,7 @@ def test_without_a_terminal_approve_answers_and_always_is_written(
     assert (done.stdout, done.stderr) == ("ok", "")
 
 
+@pytest.mark.slow
 def test_always_is_not_written_where_the_workload_could_have(
     program: Program, host: Upstream, short_tmp: Path
 ) -> None:

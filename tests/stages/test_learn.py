@@ -71,6 +71,7 @@ def test_a_command_runs_under_what_was_learned_from_it(short_tmp: Path, host: Up
     assert host.received.count(b"0123456789abcdef") == 2
 
 
+@pytest.mark.slow
 def test_a_file_that_is_there_is_not_written_over(short_tmp: Path) -> None:
     program = Program(short_tmp)
     out = short_tmp / "out.toml"
@@ -83,6 +84,7 @@ def test_a_file_that_is_there_is_not_written_over(short_tmp: Path) -> None:
     assert len(list(program.state.rglob("audit.jsonl"))) == 1
 
 
+@pytest.mark.slow
 def test_a_command_chooses_neither_where_the_proposal_goes_nor_what_is_in_it(short_tmp: Path) -> None:
     program = Program(short_tmp)
     short_tmp.chmod(0o755)

@@ -232,7 +232,7 @@ def _add_exec(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     learning.add_argument("argv", metavar="CMD", nargs="+", help="after --: the command and its arguments")
     learning.add_argument("--out", metavar="FILE", help="write the profile there instead of printing it")
-    learning.set_defaults(json=False)
+    learning.set_defaults(json=False, ask=False)
     for parser in (executing, shell, learning):
         add = parser.add_argument
         add("--profile", metavar="P", help="a TOML file (default: nsharness.toml here or above)")
@@ -252,6 +252,7 @@ def _add_exec(commands: argparse._SubParsersAction[_Parser]) -> None:
             "--timeout", metavar="S", type=_seconds, help="end everything after S seconds, with exit code 124"
         )
         if parser is not learning:
+            add("--ask", action="store_true", help="ask about hosts that no rule names (see approve)")
             add("--json", action="store_true", help="print one JSON object with output and outcome instead")
         add_user(parser)
         add("--no-workspace", action="store_true", help="do not share the working directory")

@@ -199,12 +199,14 @@ def choose(options: argparse.Namespace, identity: Identity) -> Choice:
     writable = tuple(Path(each).expanduser() for each in shares)
     if path is not None:
         TrustStore(identity).check(path, digest, writable)
+    asking = {"network": profile.network.model_copy(update={"unknown": "ask"})} if options.ask else {}
     applied = adjusted(
         profile.model_copy(update={"workspace": None}),
         allow=options.allow,
         inject=options.inject,
         additions=_presets(options.preset, identity),
         filesystem=files,
+        **asking,
     )
     real = None if path is None else Path(os.path.realpath(path))
     return Choice(applied, profile, real, writable)

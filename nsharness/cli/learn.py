@@ -129,7 +129,7 @@ def proposal(chosen: Choice, events: Sequence[AuditEvent]) -> str:
     unused = [rule.name for rule in rules if rule not in kept]
     head = _head([event for event in events if event.action == "deny"], unused)
     text = head + document(_settings(chosen), "\n".join(blocks))
-    parse_profile(text, "proposal")
+    parse_profile(text, "proposal", default_name="proposal")
     return text
 
 
@@ -151,6 +151,8 @@ def _settings(chosen: Choice) -> dict[str, Any]:
     dumped = chosen.profile.model_dump(mode="json", exclude_unset=True)
     for key in ("sandbox_proxy_rules", "filesystem", "workspace"):
         dumped.pop(key, None)
+    if chosen.path is None:
+        del dumped["name"]  # That of the file will do.
     files = chosen.written.model_dump(mode="json", exclude_unset=True)
     dumped |= {key: files[key] for key in ("filesystem", "workspace") if key in files}
     return {key: value for key, value in dumped.items() if value != {}}

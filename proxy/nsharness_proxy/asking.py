@@ -21,7 +21,7 @@ Outcome = Literal["", "ask-timeout", "ask-never", "ask-withdrawn", "ask-too-many
 
 MAX_WAITING: Final = 16
 """Questions of one sandbox that are open at the same time; requests to further hosts are denied at once."""
-MAX_AGAIN: Final = 20
+MAX_AGAIN: Final = 10
 """How often it is asked about one host, when clients go away before there is an answer."""
 MAX_REQUESTS: Final = 1000
 """Requests that wait at the same time; further ones are denied at once."""

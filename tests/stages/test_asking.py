@@ -61,8 +61,10 @@ def test_at_a_terminal_only_a_person_can_answer(
         "(while :; do printf 'noise\\033]0;'; sleep 0.005; done) & "
         'wait $asking; kill $!; cat /tmp/got; read line; echo "read <$line>"'
     )
+    path = profile(short_tmp, host)
+    path.write_text(path.read_text().replace('[network]\nunknown = "ask"\n', ""))
     terminal = at_terminal(
-        "exec", "--no-workspace", "--profile", str(profile(short_tmp, host)), "--", "bash", "-c", script
+        "exec", "--ask", "--no-workspace", "--profile", str(path), "--", "bash", "-c", script
     )
     terminal.expect("once/always/never")
     terminal.type("always\r")

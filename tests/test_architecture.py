@@ -145,6 +145,7 @@ def test_another_program_uses_only_the_shared_parts(program: str) -> None:
         "import nsharness.linux.probe",
         "import nsharness.cli.runs",
         "import nsharness.cli.enter",
+        "import nsharness.cli.approve",
         "import nsharness.cli.secret",
         "import nsharness.cli.doctor",
     ],

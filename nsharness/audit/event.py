@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal, cast, get_args
 
-Action = Literal["allow", "inject", "deny", "response", "error"]
+Action = Literal["allow", "inject", "deny", "response", "error", "ask"]
 Road = Literal["transparent", "connect", "forward", "dns"]
 
-_MAX_TEXT = 2048
+MAX_TEXT = 2048
+"""Characters of a text in an event; of a longer one the beginning is kept, and an ellipsis."""
 _INTEGERS = frozenset({"at", "request", "port", "status", "sent", "received"})
 
 
@@ -22,7 +23,9 @@ class AuditEvent:
     """What was asked for, and what became of it.
 
     ``allow``, ``inject`` (allowed, with the ``headers`` named) and ``deny`` are decisions; ``response``
-    says how an allowed request ended and ``error`` why it did not. ``at`` is nanoseconds of the
+    says how an allowed request ended and ``error`` why it did not; ``ask`` that one waits for an answer. An
+    ``allow`` has a ``reason`` where the host has a credential that the request goes without
+    (``policy.uninjected``), and in a tunnel. ``at`` is nanoseconds of the
     monotonic clock, comparable between the processes of one machine, ``time`` the same moment in
     UTC (RFC 3339). ``request`` counts within one proxy process. ``sent`` and ``received`` are bytes
     of the bodies, ``seconds`` the time from the decision to the end. ``proof`` says why a credential
@@ -72,8 +75,8 @@ class AuditEvent:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, str) and len(value) > _MAX_TEXT:
-        return value[: _MAX_TEXT - 1] + "…"
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        return value[: MAX_TEXT - 1] + "…"
     return list(value) if isinstance(value, tuple) else value
 
 

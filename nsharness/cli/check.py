@@ -77,6 +77,9 @@ def _lines(chosen: Chosen, policy: Policy) -> list[str]:
     lines += _limits(profile)
     for variable, text in profile.env.items():
         lines.append(f"env {variable}: {'a placeholder' if '{{' in text else 'set'}")
+    if policy.unknown == "ask":
+        lines.append(f"unknown hosts: a person is asked, and has {policy.ask_seconds} s")
+        lines.append("  the sandbox's certificate authority can certify any host, because any may be allowed")
     if any(rule.secrets for rule in policy.rules):
         stray = "denied" if policy.stray_placeholders == "block" else "left as they are"
         lines.append(f"placeholders elsewhere: {stray}")

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from nsharness.errors import NsharnessError
 from nsharness.policy.profile import (
     FilesystemSettings,
+    NetworkSettings,
     PrivilegeSettings,
     Profile,
     ProxySettings,
@@ -201,6 +202,7 @@ def _known(where: Key) -> list[str]:
     inner: dict[object, type[BaseModel]] = {
         "sandbox_proxy_rules": SandboxProxyRule,
         "proxy": ProxySettings,
+        "network": NetworkSettings,
         "limits": LimitSettings,
         "filesystem": FilesystemSettings,
         "privilege": PrivilegeSettings,

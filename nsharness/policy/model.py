@@ -24,6 +24,9 @@ ProxyAuth = Literal["listener", "bearer", "mtls"]
 Place = Literal["header", "basic"]
 """Where a placeholder becomes the secret: in a header's value, or inside a Basic pair (RFC 7617)."""
 StrayPlaceholders = Literal["block", "leave"]
+Unknown = Literal["deny", "ask"]
+"""What becomes of a request to a host that no rule names: it is denied, or waits for a person's answer."""
+ASK_SECONDS = 60
 Upstream = tuple[str, int]
 
 
@@ -172,7 +175,8 @@ class Policy:
 
     ``upstreams`` maps ``host:port`` (canonical, IPv6 in brackets) to the address and port that the
     proxy connects to instead of resolving the name. ``stray_placeholders`` says what happens to a request
-    that has a placeholder where it does not become the secret.
+    that has a placeholder where it does not become the secret. ``unknown`` says what happens to a request to
+    a host that no rule names, and ``ask_seconds`` how long a person has to answer.
     """
 
     profile: str
@@ -180,8 +184,14 @@ class Policy:
     upstreams: Mapping[str, Upstream] = field(default_factory=dict)
     proxy_auth: ProxyAuth = "listener"
     stray_placeholders: StrayPlaceholders = "block"
+    unknown: Unknown = "deny"
+    ask_seconds: int = ASK_SECONDS
 
     def __post_init__(self) -> None:
+        if self.unknown not in get_args(Unknown):
+            raise PolicyError("unknown is neither deny nor ask")
+        if not 0 < self.ask_seconds <= 3600:
+            raise PolicyError("ask_seconds is out of range")
         if self.proxy_auth not in get_args(ProxyAuth):
             raise PolicyError("proxy_auth is neither listener nor bearer nor mtls")
         if self.stray_placeholders not in get_args(StrayPlaceholders):
@@ -210,6 +220,8 @@ class Policy:
             "upstreams": {name: list(address) for name, address in self.upstreams.items()},
             "proxy_auth": self.proxy_auth,
             "stray_placeholders": self.stray_placeholders,
+            "unknown": self.unknown,
+            "ask_seconds": self.ask_seconds,
         }
 
     @classmethod
@@ -230,6 +242,8 @@ class Policy:
             stray_placeholders=cast(
                 "StrayPlaceholders", _typed(values["stray_placeholders"], str, "stray_placeholders")
             ),
+            unknown=cast("Unknown", _typed(values["unknown"], str, "unknown")),
+            ask_seconds=_typed(values["ask_seconds"], int, "ask_seconds"),
         )
 
 

@@ -30,7 +30,7 @@ from nsharness.policy import checks, filesystem
 from nsharness.policy import placeholders as placeholder_text
 from nsharness.policy.filesystem import PROTECTED
 from nsharness.policy.hosts import HostPattern
-from nsharness.policy.model import Place, Policy, ProxyAuth, Rule, StrayPlaceholders
+from nsharness.policy.model import ASK_SECONDS, Place, Policy, ProxyAuth, Rule, StrayPlaceholders, Unknown
 from nsharness.policy.paths import PathGlob
 from nsharness.policy.resources import LimitSettings
 from nsharness.policy.suffixes import is_shared
@@ -199,6 +199,20 @@ class ProxySettings(_Strict):
     )
 
 
+class NetworkSettings(_Strict):
+    """What becomes of requests that no rule is about."""
+
+    unknown: Unknown = Field(
+        default="deny",
+        description="What becomes of a request to a host that no rule names: it is denied (`deny`), or waits "
+        "until a person has answered (`ask`).",
+    )
+    ask_seconds: Annotated[StrictInt, Field(ge=1, le=3600)] = Field(
+        default=ASK_SECONDS,
+        description="How long a question waits for its answer, in seconds; after that it is denied.",
+    )
+
+
 _FilePath = Annotated[_Text, AfterValidator(filesystem.path)]
 _Glob = Annotated[_Text, AfterValidator(filesystem.glob)]
 _Below = Annotated[_Text, AfterValidator(filesystem.relative)]
@@ -295,6 +309,9 @@ class Profile(_Strict):
         "is denied, or the placeholder, which is worth nothing, is left in it.",
     )
     proxy: ProxySettings = Field(default=ProxySettings(), description="Settings of the proxy, see below.")
+    network: NetworkSettings = Field(
+        default=NetworkSettings(), description="What becomes of requests that no rule is about, see below."
+    )
     limits: LimitSettings = Field(default=LimitSettings(), description="What a sandbox may use, see below.")
     workspace: Annotated[_FilePath | None, _NotNull] = Field(
         default=None, description="Short for `workspace` in `[filesystem]`, when nothing else is said there."
@@ -358,6 +375,8 @@ class Profile(_Strict):
             upstreams={name: checks.upstream_address(target) for name, target in self.upstreams.items()},
             proxy_auth=self.proxy.auth,
             stray_placeholders=self.stray_placeholders,
+            unknown=self.network.unknown,
+            ask_seconds=self.network.ask_seconds,
         )
 
     def with_upstreams(self, upstreams: Mapping[str, str]) -> Profile:

@@ -2,8 +2,8 @@
 
 Read in this order: ``__main__`` (the process), ``control`` (its supervisor), ``engine`` (attach and
 detach), ``sandbox`` (what is known of one), ``listener`` and ``connection`` (who is served), ``door``
-and ``guard`` (the decisions), ``claims``, ``headers`` and ``refusal`` (their inputs and outputs),
-``layers`` (HTTP), ``streams`` and ``codec`` (HTTP/2), ``conversation`` and ``pool`` (all connections of a
-client), ``tls``, ``ca`` and ``upstream`` (the two sides), ``dns`` and ``stub`` (names), ``report``
-(what is said about it all).
+and ``guard`` (the decisions), ``decision``, ``claims``, ``headers`` and ``refusal`` (their inputs and
+outputs), ``asking`` (waiting for a person), ``layers`` (HTTP), ``streams`` and ``codec`` (HTTP/2),
+``conversation`` and ``pool`` (all connections of a client), ``tls``, ``ca`` and ``upstream`` (the two
+sides), ``dns`` and ``stub`` (names), ``report`` (what is said about it all).
 """

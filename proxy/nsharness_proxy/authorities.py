@@ -39,7 +39,9 @@ class Authorities:
         else:
             hosts = None if message["policy"] is None else hosts_of(Policy.from_json(message["policy"]))
             if hosts is None and message["policy"] is not None:
-                text = f"the authority of {name} can certify any host, because a rule allows any"
+                asks = Policy.from_json(message["policy"]).unknown == "ask"
+                why = "unknown hosts are asked about" if asks else "a rule allows any"
+                text = f"the authority of {name} can certify any host, because {why}"
                 self._report.log("warning", text)
             authority = CertificateAuthority.create(hosts)
             fds.write_all(descriptors[0], authority.to_pem())

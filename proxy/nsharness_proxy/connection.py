@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import select
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Literal
 
@@ -19,11 +21,12 @@ from mitmproxy.connection import Connection as EngineConnection
 from mitmproxy.connection import ConnectionState, Server
 from mitmproxy.proxy import commands, events, mode_specs, server, server_hooks
 from mitmproxy.proxy.layer import Layer
+from mitmproxy.proxy.layers.http._hooks import HttpRequestHeadersHook
 
 from nsharness_proxy import upstream
 from nsharness_proxy.codec import PROTOCOL
 from nsharness_proxy.guard import Guard
-from nsharness_proxy.layers import MAX_PENDING
+from nsharness_proxy.layers import MAX_PENDING, GoneHook
 from nsharness_proxy.report import Report
 from nsharness_proxy.streams import MAX_HELD, AbandonHook, RoomHook
 from nsharness_proxy.tunnel import EndOfStreamHook
@@ -47,6 +50,8 @@ _UNGUARDED: Final = frozenset(
 HEAD_SECONDS = 60.0
 """How long a client may take until a request's head is whole: from when it connects, also through a CONNECT
 request and a TLS handshake, and later from the head's first byte."""
+
+_LOOK_SECONDS: Final = 1.0
 
 _ExceptionInfo = Literal[True] | tuple[type[BaseException], BaseException, TracebackType | None] | None
 
@@ -123,8 +128,14 @@ class Connection(server.LiveConnectionHandler):
         if isinstance(hook, EndOfStreamHook):
             self.close_connection(hook.connection, half_close=True)
             return
+        if isinstance(hook, GoneHook):
+            self._guard.leave(hook.flow)
+            return
         try:
             with self.timeout_watchdog.disarm():
+                if isinstance(hook, HttpRequestHeadersHook) and self._guard.asks:
+                    with self._watching():
+                        await self._guard.ask(hook.flow)
                 answer = getattr(self._guard, hook.name)
                 answer(*hook.args())
         except Exception as error:  # noqa: BLE001 - whatever it is, the request must not go on
@@ -136,6 +147,27 @@ class Connection(server.LiveConnectionHandler):
             # The task that the hook runs in ends here: nobody gets to know that the hook is done, and the
             # request stays where it is.
             raise asyncio.CancelledError from None
+
+    @contextlib.contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Within the block the client's end is noticed also when nothing is read from it, because what it
+        sent waits already."""
+        loop, sock = asyncio.get_running_loop(), self._writer.get_extra_info("socket")
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLRDHUP)
+        timers: list[asyncio.TimerHandle] = []
+
+        def look() -> None:
+            if poll.poll(0):
+                self._guard.leave()
+            else:
+                timers[:] = [loop.call_later(_LOOK_SECONDS, look)]
+
+        timers.append(loop.call_later(_LOOK_SECONDS, look))
+        try:
+            yield
+        finally:
+            timers[0].cancel()
 
     async def open_connection(self, command: commands.OpenConnection) -> None:
         """Connect to a host that a request was allowed to."""
@@ -183,6 +215,8 @@ class Connection(server.LiveConnectionHandler):
 
     async def server_event(self, event: events.Event) -> None:
         if isinstance(event, events.ConnectionClosed):
+            if event.connection is self.client:
+                self._guard.leave()
             # A connection that was reset is no half of one: nothing can be sent on it either.
             transport = self.transports.get(event.connection)
             if transport is not None and transport.writer is not None and transport.writer.is_closing():

@@ -13,7 +13,7 @@ from mitmproxy.proxy.layers.http import HTTPMode
 from nsharness_proxy import refusal
 from nsharness_proxy.codec import PROTOCOL
 from nsharness_proxy.host import Host
-from nsharness_proxy.layers import IDENTITY, ClientHttp, Exchange, HostHttp
+from nsharness_proxy.layers import IDENTITY, ClientHttp, Exchange, GoneHook, HostHttp
 from nsharness_proxy.pool import Connections, Pool
 from nsharness_proxy.secured import HostTls
 from nsharness_proxy.streams import AbandonHook, ClientStreams, Gone
@@ -86,6 +86,8 @@ class Http(engine.HttpLayer):
     def event_to_child(self, child: layer.Layer | engine.HttpStream, event: events.Event) -> Commands:
         for command in super().event_to_child(child, event):
             if isinstance(command, Gone):
+                if isinstance(gone := self.streams.get(command.stream_id), Exchange):
+                    yield GoneHook(gone.flow)
                 for connection in self._pool.busy_with(command.stream_id):
                     yield AbandonHook(connection)
             else:

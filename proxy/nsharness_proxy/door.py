@@ -18,6 +18,7 @@ from mitmproxy.proxy.layers import modes
 from mitmproxy.proxy.layers.http import HTTPMode
 
 from nsharness.audit.event import Road
+from nsharness.policy.asking import askable_host
 from nsharness.policy.authority import Authority, Refusal, authority
 from nsharness.policy.conditions import port_allowed
 from nsharness.policy.decide import Deny, decide_host
@@ -64,11 +65,20 @@ class Door:
             self.deny(None, agreed, Refused(403, "transparent-closed"))
         elif isinstance(agreed, Refusal):
             self.deny(None, agreed, refused_by_authority(agreed))
-        elif isinstance(decision := decide_host(self.sandbox.policy, agreed.host, agreed.port), Deny):
-            self.deny(None, agreed, denied_by_policy(decision))
+        elif isinstance(denied := self._denied(agreed), Deny):
+            self.deny(None, agreed, denied_by_policy(denied))
         else:
             return
         client.error = "refused"
+
+    def _denied(self, leads: Authority) -> Deny | None:
+        """Why no request at all may go there. Where a person may be asked, the question waits for a request:
+        clients have more patience for an answer than for a connection."""
+        policy = self.sandbox.policy
+        decision = decide_host(policy, leads.host, leads.port)
+        if isinstance(decision, Deny) and not askable_host(policy, leads.host, leads.port):
+            return decision
+        return None
 
     def top_layer(self, context: Context) -> layer.Layer:
         """What a new connection starts with."""

@@ -1,17 +1,17 @@
 """The decisions of one client connection: what the engine asks for at each step, answered.
 
-Every method is called by the engine at the step that its name says. All of them run to their end
-without waiting for anything, so nothing can change between a decision and what follows from it, and
-whatever one of them raises ends the connection. The deciding itself is elsewhere and pure:
-``authority``, ``decide``, ``outgoing``.
+Every method is called by the engine at the step that its name says. All of them but ``ask``, which decides
+nothing, run to their end without waiting for anything, so nothing can change between a decision and what
+follows from it, and whatever one of them raises ends the connection. The deciding itself is elsewhere and
+pure: ``authority``, ``decide``, ``outgoing``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 import weakref
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from mitmproxy import http, tls
 from mitmproxy.connection import Server
@@ -20,14 +20,18 @@ from nsharness.credentials.decoding import DecodingError
 from nsharness.credentials.map import ClientCertificate
 from nsharness.credentials.scrub import Scrubber
 from nsharness.policy import headers
+from nsharness.policy.asking import askable
 from nsharness.policy.authority import Authority, Claims, Refusal, authority
-from nsharness.policy.decide import Allow, Deny, body_denied, decide, decide_host
+from nsharness.policy.decide import Allow, Deny, body_denied, decide
 from nsharness.policy.hosts import join_authority
 from nsharness.policy.proof import MappedAddress, ProofError, Upstream, VerifiedCertificate
 from nsharness.policy.request import DEFAULT_PORTS, RequestView, Scheme, view
+from nsharness.policy.uninjected import uninjected, without_placeholder
 from nsharness_proxy import bodies, claims, refusal, scrubbing, sending
+from nsharness_proxy.asking import HINTS
 from nsharness_proxy.bodies import Inbound, Outbound
 from nsharness_proxy.claims import Origin
+from nsharness_proxy.decision import ASKED, DECISION, Decision, Judged, request_facts
 from nsharness_proxy.door import Door, denied_by_policy, refused_by_authority
 from nsharness_proxy.host import Host
 from nsharness_proxy.layers import CUT, IDENTITY
@@ -36,36 +40,14 @@ from nsharness_proxy.refusal import Refused
 from nsharness_proxy.sandbox import Sandbox, next_number
 from nsharness_proxy.shown import Shown
 
-DECISION: Final = "decision"
-"""Key in a flow's metadata."""
-
-
-@dataclass(slots=True)
-class Decision:
-    """What was decided on a request, and how it went on. ``secret`` are the names of the header fields that
-    have a secret in them when it is sent."""
-
-    number: int
-    claims: Claims
-    view: RequestView
-    allow: Allow
-    secret: tuple[str, ...]
-    sent: Outbound
-    started: float = field(default_factory=time.monotonic)
-    received: Inbound = field(default_factory=Inbound)
-
-    @property
-    def identity(self) -> tuple[str, str] | None:
-        """Which client certificate the host may be shown, by rule and host pattern; None for none."""
-        rule = self.allow.rule
-        return (rule.name, str(self.allow.pattern)) if rule.client_certificate else None
-
 
 class Guard(Door):
     """One client connection of one sandbox, with its requests."""
 
     def __init__(self, sandbox: Sandbox, origin: Origin) -> None:
         super().__init__(sandbox, origin)
+        self._gone: dict[str, asyncio.Event] = {}
+        self._left = False
         self._verified: weakref.WeakKeyDictionary[Server, VerifiedCertificate] = weakref.WeakKeyDictionary()
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
@@ -75,12 +57,12 @@ class Guard(Door):
         if refused is None and isinstance(agreed, Refusal):
             refused = refused_by_authority(agreed)
         if refused is None and isinstance(agreed, Authority):
-            decision = decide_host(self.sandbox.policy, agreed.host, agreed.port)
-            if isinstance(decision, Allow):
+            denied = self._denied(agreed)
+            if denied is None:
                 self.tunnel = agreed
                 self.owes_since = time.monotonic()
                 return
-            refused = denied_by_policy(decision)
+            refused = denied_by_policy(denied)
         assert refused is not None
         self.deny(flow, agreed, refused)
 
@@ -90,25 +72,63 @@ class Guard(Door):
         if flow.error:
             self.deny(None, None, refusal.malformed(""), method=flow.request.method)
             return
+        judged = self._judge(flow)
+        if isinstance(judged.outcome, Refused):
+            path = None if judged.seen is None else judged.seen.path
+            self.deny(flow, judged.agreed, judged.outcome, path=path)
+            return
+        assert judged.claimed is not None
+        assert judged.seen is not None
+        self._go_on(flow, judged.claimed, judged.seen, judged.outcome)
+
+    @property
+    def asks(self) -> bool:
+        """Whether a person may be asked about unknown hosts."""
+        return self.sandbox.policy.unknown == "ask"
+
+    async def ask(self, flow: http.HTTPFlow) -> None:
+        """Wait for a person's answer, if the request is one to ask about. What it was is for
+        ``requestheaders`` to see, which decides afterwards as if nothing had been."""
+        self.owes_since = None
+        if not self.asks or flow.error:
+            return
+        judged = self._judge(flow)
+        if judged.seen is None or not askable(self.sandbox.policy, judged.seen):
+            return
+        gone = self._gone[flow.id] = asyncio.Event()
+        if self._left:
+            gone.set()
+        if not self.sandbox.questions.settled(judged.seen.host):
+            self.sandbox.record("ask", self.road, **request_facts(judged.seen))
+        try:
+            seconds = self.sandbox.policy.ask_seconds
+            flow.metadata[ASKED] = await self.sandbox.questions.answer(judged.seen, seconds, gone)
+        finally:
+            del self._gone[flow.id]
+
+    def leave(self, flow: http.HTTPFlow | None = None) -> None:
+        """The client waits for the answer to a request, or to any, no more."""
+        if flow is None:
+            self._left = True
+        for name, gone in self._gone.items():
+            if flow is None or name == flow.id:
+                gone.set()
+
+    def _judge(self, flow: http.HTTPFlow) -> Judged:
+        """The decision on a request, without anything that follows from it."""
         refused = self._unidentified(flow) if self.road == "forward" else None
         if refused is None and flow.request.http_version not in ("HTTP/1.0", "HTTP/1.1"):
             refused = refusal.malformed("the protocol version is neither HTTP/1.0 nor HTTP/1.1")
         if refused is not None:
-            self.deny(flow, None, refused)
-            return
+            return Judged(refused)
         claimed = claims.of_request(self.origin, self.sandbox.names, self.tunnel, flow)
         agreed = authority(claimed)
         if isinstance(agreed, Refusal):
-            self.deny(flow, agreed, refused_by_authority(agreed))
-            return
-        self._decide(flow, claimed, agreed)
-
-    def _decide(self, flow: http.HTTPFlow, claimed: Claims, agreed: Authority) -> None:
+            return Judged(refused_by_authority(agreed), agreed)
         request, box = flow.request, self.sandbox
         line = (request.data.method, request.data.path)
         if (refused := sending.carries_secret(box, line, request.headers.fields)) is not None:
-            self.deny(flow, agreed, refused)
-            return
+            return Judged(refused, agreed)
         scheme: Scheme = "https" if flow.client_conn.tls else "http"
         fields = [(_text(name), _text(value)) for name, value in request.headers.fields]
         try:
@@ -116,28 +136,35 @@ class Guard(Door):
                 _text(request.data.method), scheme, agreed.host, agreed.port, _text(request.data.path), fields
             )
         except ValueError as error:
-            self.deny(flow, agreed, refusal.malformed(str(error)))
-            return
+            return Judged(refusal.malformed(str(error)), agreed)
         # Once more: taking dot segments out of a path puts together what they kept apart.
         if (refused := sending.carries_secret(box, (_bytes(seen.target),), ())) is not None:
-            self.deny(flow, agreed, refused)
-            return
+            return Judged(refused, agreed)
         decision = decide(box.policy, seen)
         if isinstance(decision, Deny):
-            self.deny(flow, agreed, denied_by_policy(decision), path=seen.path)
-            return
+            refused = denied_by_policy(decision)
+            why = flow.metadata.get(ASKED)
+            if why and decision.reason == "host-not-allowed":
+                refused = Refused(403, why, None, f"{HINTS[why]}; {decision.hint}")
+            return Judged(refused, agreed, claimed, seen)
+        return Judged(decision, agreed, claimed, seen)
+
+    def _go_on(self, flow: http.HTTPFlow, claimed: Claims, seen: RequestView, decision: Allow) -> None:
+        """What follows from it, for a request that is allowed."""
+        request, box = flow.request, self.sandbox
         # What would follow the body, an answer's end or a message? So it is a request like any other.
         websocket = headers.is_websocket(seen.method, request.headers.fields) and not _has_body(request)
         prepared = sending.prepare(box, seen, decision, request.headers.fields, websocket=websocket)
         if isinstance(prepared, Refused):
-            self.deny(flow, agreed, prepared, path=seen.path)
+            self.deny(flow, Authority(seen.host, seen.port), prepared, path=seen.path)
             return
         made = Decision(next_number(), claimed, seen, decision, prepared.secret, self._body(flow, decision))
         flow.metadata[DECISION] = made
         flow.metadata[FILTERS] = self._filters(flow)
         flow.metadata[IDENTITY] = made.identity
         if not made.secret and made.identity is None:
-            self._record(made, "allow")
+            without = uninjected(box.policy, seen, decision) or without_placeholder(decision)
+            self._record(made, "allow", reason=without.reason if without else None)
         self._rewrite(request, made, prepared.fields)
         self.approved.add((seen.host, seen.port))
 
@@ -214,7 +241,10 @@ class Guard(Door):
             agreed = Authority(seen.host, seen.port)
             self.deny(flow, agreed, Refused(502, reason, made.allow.rule.name), path=seen.path)
             return
-        self._record(made, "inject", headers=made.secret, proof=proof.to_audit())
+        shown = made.identity is None or (isinstance(server, Host) and server.shown)
+        action: Literal["inject", "allow"] = "inject" if made.secret or shown else "allow"
+        without = None if shown else "credential-not-requested"
+        self._record(made, action, headers=made.secret, proof=proof.to_audit(), reason=without)
         flow.request.headers = http.Headers(fields)
 
     def tls_start_server(self, start: tls.TlsData) -> None:
@@ -232,13 +262,15 @@ class Guard(Door):
         key = (self.sandbox.credentials.version, str(made.allow.pattern))
         start.ssl_conn = host_tls.connection(name, Shown(key, lambda: self._certificate(made, server)))
 
-    def _certificate(self, made: Decision, server: Server) -> ClientCertificate:
+    def _certificate(self, made: Decision, server: Host) -> ClientCertificate:
         """Asked on the connection to ``server``, once its certificate is verified."""
         try:
             assert server.address is not None
             assert server.peername is not None
             verified = VerifiedCertificate(server.address[0], server.peername[0])
-            return sending.certificate(self.sandbox, made.claims, made.view, verified)
+            found = sending.certificate(self.sandbox, made.claims, made.view, verified)
+            server.shown = True
+            return found
         except ProofError as error:
             self._record(made, "deny", reason=f"proof-{error.field.replace('_', '-')}")
             raise
@@ -297,19 +329,8 @@ class Guard(Door):
         return Refused(407, "proxy-authentication-required", headers=challenge)
 
     def _record(self, made: Decision, action: Literal["allow", "inject", "deny"], **facts: Any) -> None:
-        seen = made.view
-        self.sandbox.record(
-            action,
-            self.road,
-            request=made.number,
-            method=seen.method,
-            scheme=seen.scheme,
-            host=seen.host,
-            port=seen.port,
-            path=seen.path,
-            rule=made.allow.rule.name,
-            **facts,
-        )
+        seen, rule = request_facts(made.view), made.allow.rule.name
+        self.sandbox.record(action, self.road, request=made.number, rule=rule, **seen, **facts)
 
     def _end(self, made: Decision, action: Literal["response", "error"], **facts: Any) -> None:
         self.sandbox.record(

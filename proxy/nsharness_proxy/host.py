@@ -13,6 +13,8 @@ class Host(Server):
     """A host that is connected to, the identity that it is shown, and the first request that is for it."""
 
     identity: object = None
+    shown: bool = False
+    """Whether the host wanted to see it, and was shown it."""
     flow: http.HTTPFlow | None = None
     cut: bool = False
     """Whether the connection ended without the end that TLS has for it."""

@@ -68,6 +68,15 @@ class UpstreamReadyHook(commands.StartHook):  # type: ignore[no-untyped-call]
     name: ClassVar[str] = "upstream_ready"
 
 
+@dataclass
+class GoneHook(commands.StartHook):  # type: ignore[no-untyped-call]
+    """The client waits for the answer to a request no more, whatever that request is waiting for."""
+
+    flow: http.HTTPFlow
+    name: ClassVar[str] = "gone"
+    blocking = False
+
+
 class Exchange(engine.HttpStream):
     """One request and its answer."""
 

@@ -88,6 +88,9 @@ class EmbeddedSandbox:
         answer = self.proxy.wait_for(lambda event: event.get("reply_to") == message["tag"])
         return bool(answer["event"] == "policy")
 
+    def refuse(self, host: str) -> None:
+        self.proxy.send({"op": "refuse", "sandbox": self._name, "host": host})
+
     @contextmanager
     def crash(self) -> Iterator[None]:
         self.proxy.kill()

@@ -317,6 +317,15 @@ class Proxy:
         wanted = {"event": name, **facts}.items()
         return self.wait_for(lambda event: wanted <= {**event, "headers": None}.items(), timeout)
 
+    def names(self, sandbox: str) -> list[str]:
+        """The names that have addresses, as far as it has told."""
+        known: list[str] = []
+        with self._changed:
+            for event in self.events:
+                if event["event"] == "names" and event["sandbox"] == sandbox:
+                    known[event["at"] :] = event["names"]["names"]
+        return known
+
     def audit(self, action: str, **facts: Any) -> dict[str, Any]:
         return self.event("audit", action=action, **facts)
 

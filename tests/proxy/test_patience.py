@@ -83,3 +83,15 @@ def test_a_connection_between_two_requests_is_kept(served: Sandbox) -> None:
             client.settimeout(3 * SECONDS)
             with pytest.raises(socket.timeout):
                 client.recv(1)
+
+
+@pytest.mark.slow
+def test_who_waits_for_a_persons_answer_owes_nothing(
+    impatient: Proxy, new_sandbox: Callable[[], Sandbox]
+) -> None:
+    box = new_sandbox()
+    impatient.attach(box, policy(unknown="ask", ask_seconds=1))
+    with box.connect() as client:
+        client.sendall(REQUEST.replace(b"open.local", b"asked.example") + b"\r\n")
+        assert read_answer(client).reason == "ask-timeout"
+    assert "client-too-slow" not in box.audit.read_text()

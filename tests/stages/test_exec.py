@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import pty
-import re
-import select
 import signal
-import struct
 import subprocess
 import termios
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.processes import alive, descendants
 from tests.support.program import Program
+from tests.support.terminal import Terminal, terminals
 from tests.support.tiers import others_slow
 from tests.support.waiting import DEADLINE, eventually
 
@@ -225,65 +220,10 @@ def test_a_profile_in_the_workspace_counts_once_it_is_trusted(program: Program, 
 # --- at a terminal ----------------------------------------------------------------------------------------
 
 
-CONTROL = re.compile(r"\x1b\[[?0-9;]*[a-zA-Z]")
-
-
-class Terminal:
-    """A person's terminal with nsharness in it."""
-
-    def __init__(self, program: Program, arguments: Sequence[str]) -> None:
-        self.pid, self.master = pty.fork()
-        if self.pid == 0:
-            try:
-                os.chdir("/")
-                argv = program.argv(arguments)
-                os.execve(argv[0], argv, {**program.environment, "TERM": "xterm-256color"})
-            finally:
-                os._exit(127)
-        self.text = ""
-
-    def resize(self, rows: int, columns: int) -> None:
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("=HHHH", rows, columns, 0, 0))
-
-    def type(self, keys: str) -> None:
-        os.write(self.master, keys.encode())
-
-    def expect(self, pattern: str) -> None:
-        end = time.monotonic() + 60
-        while (match := re.search(pattern, self.text)) is None:
-            ready = select.select([self.master], [], [], max(0.0, end - time.monotonic()))[0]
-            assert ready, f"never came: {pattern}\n{self.text}"
-            try:
-                new = os.read(self.master, 65536).decode(errors="replace")
-                self.text = CONTROL.sub("", self.text + new).replace("\r", "")
-            except OSError:
-                pytest.fail(f"the terminal ended before {pattern} came:\n{self.text}")
-        self.text = self.text[match.end() :]
-
-    def wait(self) -> int:
-        """Its exit code. What it still says is taken, or it could not end."""
-        while select.select([self.master], [], [], 60)[0]:
-            try:
-                self.text += os.read(self.master, 65536).decode(errors="replace")
-            except OSError:
-                break
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-
 @pytest.fixture
 def at_terminal(program: Program) -> Iterator[Callable[..., Terminal]]:
-    opened: list[Terminal] = []
-
-    def start(*arguments: str) -> Terminal:
-        opened.append(Terminal(program, arguments))
-        return opened[-1]
-
-    yield start
-    for terminal in opened:
-        with contextlib.suppress(OSError):
-            os.close(terminal.master)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(terminal.pid, 0)
+    with terminals(program) as start:
+        yield start
 
 
 @pytest.mark.slow

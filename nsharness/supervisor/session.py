@@ -8,7 +8,7 @@ from types import TracebackType
 
 from nsharness.errors import NsharnessError
 from nsharness.linux.identity import Identity, current
-from nsharness.supervisor.claim import claim, release
+from nsharness.supervisor.claim import claimed
 from nsharness.supervisor.console import Reporter, Silent
 from nsharness.supervisor.hub import Hub
 from nsharness.supervisor.orphans import collect
@@ -34,7 +34,7 @@ class Session:
     def __enter__(self) -> Session:
         self.run: RunDirectory = create_run(self.identity, self._name)
         try:
-            self._stack.callback(release, self.run, claim(self.run))
+            self._stack.enter_context(claimed(self.run))
             self.hub: Hub = self._stack.enter_context(Hub(self._on_error))
             # Its imports take longer than everything else before the sandbox starts: begin with it.
             self._zygote = Zygote(self.hub, self.run.id)

@@ -144,6 +144,8 @@ _COMMANDS: Final = {
 }
 _WAITING: Final = frozenset({"enter", "exec", "learn", "run", "shell"})
 """Commands that wait for others, in which a signal must not wait as well."""
+_EARLY: Final = frozenset({"exec", "learn", "run", "shell"})
+"""Commands that need a zygote and a proxy whatever their arguments say."""
 
 
 def _dispatch(options: argparse.Namespace) -> int:
@@ -153,6 +155,15 @@ def _dispatch(options: argparse.Namespace) -> int:
         from nsharness.linux.process import make_undumpable
 
         make_undumpable()
+    if name not in _EARLY or os.getuid() != os.geteuid() or os.getgid() != os.getegid():
+        return _call(name, options)
+    from nsharness.supervisor.early import Early
+
+    with Early() as options.early:
+        return _call(name, options)
+
+
+def _call(name: str, options: argparse.Namespace) -> int:
     module, function = _COMMANDS[name]
     command: Callable[[argparse.Namespace], int] = getattr(
         import_module(f"nsharness.cli.{module}"), function or name

@@ -92,9 +92,12 @@ def perform(
     started = time.monotonic()
     with (
         Relay(identity.drop_to, outputs) as relay,
-        resolve(profile, identity) as credentials,
+        resolve(profile, identity, early=options.early) as credentials,
         Session(
-            profile.name, reporter=Console(sys.stderr) if options.verbose else Silent(), identity=identity
+            profile.name,
+            reporter=Console(sys.stderr) if options.verbose else Silent(),
+            identity=identity,
+            early=options.early,
         ) as session,
         NamespaceProxy(session, profile, credentials, on_audit=on_audit) as proxy,
         NamespaceSandbox(session, profile, proxy) as sandbox,

@@ -128,19 +128,13 @@ class NamespaceProxy:
 
     def _launch(self) -> None:
         """Start a proxy process and hand it everything; also the way back after a death."""
-        ours, theirs = fds.message_pair()
         self._serving.clear()
-        with theirs:
-            numbers = {
-                "--control-fd": theirs.fileno(),
-                "--credentials-fd": self._credentials.descriptor,
-            }
-            arguments = [str(word) for pair in numbers.items() for word in pair]
-            self._child = Child(
-                "nsharness_proxy", arguments, list(numbers.values()), run=self._session.run.id
-            )
-        child = self._child
-        self._channel = Channel(self._session.hub, ours, self._on_event, lambda: self._on_end(child))
+        started = self._session.early.take("proxy") if self._credentials.early else None
+        started = started or self._session.start("nsharness_proxy", self._credentials.descriptor)
+        self._child = child = started.child
+        self._channel = Channel(
+            self._session.hub, started.socket, self._on_event, lambda: self._on_end(child)
+        )
         drop = self._session.identity.drop_to
         uid, gid = drop if drop is not None else (None, None)
         # A process that is dead already shows itself at the end of the channel.

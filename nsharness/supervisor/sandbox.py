@@ -19,13 +19,14 @@ from nsharness.plan.limits import LimitPlan
 from nsharness.plan.steps import Plan
 from nsharness.policy.profile import Profile
 from nsharness.supervisor import layers
+from nsharness.supervisor.bounded import OUTPUT_LIMIT
 from nsharness.supervisor.init import InitClient, Process, Terminal
 from nsharness.supervisor.limits import Enforcer, Hit, plan_limits
 from nsharness.supervisor.planning import plan_for
 from nsharness.supervisor.proxy import NamespaceProxy
 from nsharness.supervisor.pump import pump
 from nsharness.supervisor.session import Session
-from nsharness.supervisor.shell import OUTPUT_LIMIT, Shell
+from nsharness.supervisor.shell import Shell
 from nsharness.supervisor.zygote import InitHandle
 
 _END_SECONDS: Final = 5.0

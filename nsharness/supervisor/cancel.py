@@ -1,41 +1,42 @@
-"""Giving up one command of a shell before its time is over."""
+"""Giving up what runs in a sandbox before its time is over."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 class Cancel:
-    """Given once, by any thread, and for good; whoever carries out the command is woken up."""
+    """Given once, by any thread, and for good; whoever waits for the end of what runs is woken up."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._given = False
-        self._waiting: threading.Condition | None = None
+        self._wake: Callable[[], None] | None = None
 
     @property
     def given(self) -> bool:
-        """Whether the command is to end."""
+        """Whether to end, or not to begin."""
         return self._given
 
     def give(self) -> None:
-        """Let the command end, or not begin."""
+        """Let it end, or not begin."""
         with self._lock:
             self._given = True
-            waiting = self._waiting
-        if waiting is not None:
-            with waiting:
-                waiting.notify_all()
+            if self._wake is not None:
+                self._wake()
 
     @contextlib.contextmanager
-    def waking(self, condition: threading.Condition) -> Iterator[None]:
-        """Within the block ``condition`` is notified; whoever waits for it looks at ``given`` before."""
+    def waking(self, wake: Callable[[], None]) -> Iterator[None]:
+        """``wake`` is called, by the thread that gives it, if that is within the block; at once if it has
+        been given."""
         with self._lock:
-            self._waiting = condition
+            self._wake = wake
+            if self._given:
+                wake()
         try:
             yield
         finally:
             with self._lock:
-                self._waiting = None
+                self._wake = None

@@ -12,7 +12,7 @@ from nsharness.supervisor.shell import ShellResult
 
 @dataclass(frozen=True, slots=True)
 class OneCall:
-    """The sandbox, as the tools use it; ``cancel`` ends a command. Reading and writing end by themselves."""
+    """The sandbox, as the tools use it; ``cancel`` ends what it does."""
 
     sandbox: NamespaceSandbox
     cancel: Cancel
@@ -28,11 +28,11 @@ class OneCall:
 
     def read(self, path: str, limit: int = 1_000_000) -> bytes:
         """See ``NamespaceSandbox.read_file``."""
-        return self.sandbox.read_file(path, limit)
+        return self.sandbox.read_file(path, limit, self.cancel)
 
     def write(self, path: str, data: bytes) -> None:
         """See ``NamespaceSandbox.write_file``."""
-        self.sandbox.write_file(path, data)
+        self.sandbox.write_file(path, data, self.cancel)
 
 
 def one_call(sandbox: NamespaceSandbox) -> tuple[OneCall, Callable[[], None]]:

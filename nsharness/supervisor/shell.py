@@ -121,6 +121,11 @@ class _Bash:
             self.exit_status = status if status >= 0 else 128 - status
             self.changed.notify_all()
 
+    def look_again(self) -> None:
+        """Wakes up whoever waits for a command."""
+        with self.changed:
+            self.changed.notify_all()
+
     def _output_reader(self, descriptor: int, name: str) -> Callable[[], list[Action]]:
         def read() -> list[Action]:
             self._drain(descriptor, name)
@@ -256,7 +261,7 @@ class Shell:
                 bash.records.clear()
             deadline = time.monotonic() + timeout
             if bash.write(tag, data, deadline):
-                with cancel.waking(bash.changed):
+                with cancel.waking(bash.look_again):
                     result = self._wait(bash, tag, deadline, cancel)
             else:
                 result = self._give_up(bash, timed_out=not bash.ended)

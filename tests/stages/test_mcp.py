@@ -87,6 +87,8 @@ async def test_a_client_uses_the_sandbox_and_nothing_else(program: Program, tmp_
         assert await ask("read_file", path="/tmp/-n") == {"content": "héllo\n"}
         for path in reading:
             assert (await ask("read_file", path=str(path))).keys() == {"error"}, path
+        missing = await ask("write_file", path="/tmp/no/file", content="x" * 100_000)
+        assert missing["error"].endswith("No such file or directory")
         for path in (made, f"/proc/1/root{made}", "/etc/passwd", "/proc/self/mem", "/usr/bin/x"):
             assert (await ask("write_file", path=str(path), content="x")).keys() == {"error"}, path
         assert not made.exists()
@@ -114,6 +116,12 @@ def test_when_the_client_goes_away_in_the_middle_of_a_call_all_is_gone(program: 
         {"id": 1, "method": "initialize", "params": begin},
         {"method": "notifications/initialized"},
         {"id": 2, "method": "tools/call", "params": {"name": "shell", "arguments": arguments}},
+        # Its own output, which nobody else writes to: it would wait for half a minute.
+        {
+            "id": 3,
+            "method": "tools/call",
+            "params": {"name": "read_file", "arguments": {"path": "/proc/self/fd/1"}},
+        },
     ]
     server = subprocess.Popen(
         program.argv(["mcp"]),
@@ -127,7 +135,7 @@ def test_when_the_client_goes_away_in_the_middle_of_a_call_all_is_gone(program: 
     with stdin, stdout, stderr:
         stdin.writelines(json.dumps({"jsonrpc": "2.0", **each}).encode() + b"\n" for each in messages)
         stdin.flush()
-        eventually(lambda: runs_inside(server.pid, "sleep"))
+        eventually(lambda: runs_inside(server.pid, "sleep") and runs_inside(server.pid, "head"))
         below = descendants(server.pid)
         if end == "signal":  # The client goes on reading nothing and keeps both ends open.
             server.send_signal(signal.SIGTERM)

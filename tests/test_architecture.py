@@ -159,6 +159,11 @@ def test_what_starts_often_loads_nothing_heavy(program: str) -> None:
     assert loaded_by(program) & HEAVY == set()
 
 
+def test_commands_that_make_a_sandbox_load_no_sdk_with_it() -> None:
+    loaded = loaded_by("import nsharness.cli.execute, nsharness.cli.mcp")
+    assert loaded & {"mcp", "anyio", "pydantic_ai", "openai", "anthropic", "mitmproxy", "pyroute2"} == set()
+
+
 def test_the_zygote_imports_neither_credentials_nor_policy() -> None:
     """It forks what the workload runs in: what it has never loaded cannot be found in that memory."""
     assert not {

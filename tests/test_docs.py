@@ -12,9 +12,10 @@ import pytest
 
 from nsharness.linux.probe import REQUIRED
 from nsharness.policy.load import load_profile
-from nsharness.policy.profile import NetworkSettings, PrivilegeSettings, Profile, SandboxProxyRule
+from nsharness.policy.profile import NetworkSettings, Profile, SandboxProxyRule
 from nsharness.policy.resources import LimitSettings
 from nsharness.policy.schema import schema_table
+from nsharness.policy.sharing import PrivilegeSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

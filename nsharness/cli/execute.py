@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from nsharness.cli.asking import Asker
+from nsharness.cli.profiles import named
 from nsharness.cli.relay import Kept, Output, Relay
 from nsharness.errors import NsharnessError
 from nsharness.linux.identity import Identity, current
 from nsharness.linux.process import file_access_as
 from nsharness.policy.commandline import Addition, adjusted
-from nsharness.policy.load import load_with_digest
+from nsharness.policy.load import load
 from nsharness.policy.profile import Profile
 from nsharness.supervisor.amend import ProfileFile
 from nsharness.supervisor.answers import Answers
@@ -187,9 +188,9 @@ class Choice:
 def choose(options: argparse.Namespace, identity: Identity) -> Choice:
     """The profile that holds here, with what the command line adds."""
     cwd = _working_directory()
-    named = None if options.profile is None else Path(options.profile)
-    path = find_profile(Path(cwd), identity) if named is None else named
-    profile, digest = (Profile(name="exec"), "") if path is None else load_with_digest(path)
+    path = find_profile(Path(cwd), identity) if options.profile is None else named(options.profile, identity)
+    loaded = None if path is None else load(path, identity.home)
+    profile = Profile(name="exec") if loaded is None else loaded.profile
     files = profile.files
     shared: dict[str, object] = {
         "read_only": (*files.read_only, *map(_absolute, options.ro)),
@@ -200,8 +201,8 @@ def choose(options: argparse.Namespace, identity: Identity) -> Choice:
     files = files.model_copy(update=shared)
     shares = (*files.read_write, *([files.workspace] if files.workspace else []))
     writable = tuple(Path(each).expanduser() for each in shares)
-    if path is not None:
-        TrustStore(identity).check(path, digest, writable)
+    if loaded is not None:
+        TrustStore(identity).check(loaded.path, loaded.digest, loaded.files, writable)
     asking = {"network": profile.network.model_copy(update={"unknown": "ask"})} if options.ask else {}
     applied = adjusted(
         profile.model_copy(update={"workspace": None}),

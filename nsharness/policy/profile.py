@@ -8,7 +8,7 @@ Whatever no rule names is denied; a rule without ``methods``, ``paths`` or ``por
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import (
     AfterValidator,
@@ -26,13 +26,13 @@ from pydantic_core import PydanticCustomError
 from nsharness.credentials.build import bindings_of, check_bindings
 from nsharness.credentials.secret import SecretRef
 from nsharness.errors import NsharnessError
-from nsharness.policy import checks, filesystem
+from nsharness.policy import checks
 from nsharness.policy import placeholders as placeholder_text
-from nsharness.policy.filesystem import PROTECTED
 from nsharness.policy.hosts import HostPattern
 from nsharness.policy.model import ASK_SECONDS, Place, Policy, ProxyAuth, Rule, StrayPlaceholders, Unknown
 from nsharness.policy.paths import PathGlob
 from nsharness.policy.resources import LimitSettings
+from nsharness.policy.sharing import FilePath, FilesystemSettings, PrivilegeSettings
 from nsharness.policy.suffixes import is_shared
 from nsharness.policy.units import Rate, parse_size
 
@@ -213,62 +213,16 @@ class NetworkSettings(_Strict):
     )
 
 
-_FilePath = Annotated[_Text, AfterValidator(filesystem.path)]
-_Glob = Annotated[_Text, AfterValidator(filesystem.glob)]
-_Below = Annotated[_Text, AfterValidator(filesystem.relative)]
-
-
-class FilesystemSettings(_Strict):
-    """What of the host's files the workload sees. Relative paths are relative to the profile's file."""
-
-    workspace: Annotated[_FilePath | None, _NotNull] = Field(
-        default=None, description="Folder of the host that the workload works in. Absent: none."
-    )
-    workspace_mode: Literal["rw", "ro", "overlay"] = Field(
-        default="rw",
-        description="What the workload's changes there become: written to the folder (`rw`), refused (`ro`), "
-        "or kept aside until `nsharness apply` (`overlay`).",
-    )
-    read_only: Annotated[tuple[_FilePath, ...], _NotNull, AfterValidator(checks.unique)] = Field(
-        default=(), description="Files and folders of the host that the workload may read."
-    )
-    read_write: Annotated[tuple[_FilePath, ...], _NotNull, AfterValidator(checks.unique)] = Field(
-        default=(), description="Files and folders of the host that the workload may read and write."
-    )
-    hide: Annotated[tuple[_Glob, ...], _NotNull, AfterValidator(checks.unique)] = Field(
-        default=(),
-        description="Globs of what is hidden in every shared folder: `.env*` by name at any depth, "
-        "`config/**/*.key` by path. Hidden files read as empty, hidden folders are empty.",
-    )
-    protect: Annotated[tuple[_Below, ...], _NotNull, AfterValidator(checks.unique)] = Field(
-        default=PROTECTED,
-        description="Paths in the workspace that are read-only in mode `rw` where they exist at the start: "
-        "tools of the host would run what stands there.",
-    )
-    size: Annotated[
-        StrictStr | StrictInt | None, _NotNull, AfterValidator(checks.at_least_bytes(1 << 16))
-    ] = Field(
-        default=None,
-        description="Another way to write `tmp` of `[limits]`: the size of each private file system.",
-    )
-
-
-class PrivilegeSettings(_Strict):
-    """What the workload may do beyond what every workload may."""
-
-    user_namespaces: StrictBool = Field(
-        default=False,
-        description="Lets programs make user namespaces, and pid, network and ipc namespaces in them, and "
-        "call `chroot` there: the sandboxes of Chromium and Firefox need it. More of the kernel can be "
-        "attacked then. Without it nothing in the sandbox can make a namespace.",
-    )
-
-
 class Profile(_Strict):
     """What an agent is told, and what its sandbox may reach."""
 
     name: Annotated[StrictStr, AfterValidator(checks.profile_name)] = Field(
         description="Name of the profile; run ids begin with it. A file without it is called by its own name."
+    )
+    extends: Annotated[StrictStr | tuple[_Text, ...], AfterValidator(checks.only_in_files)] = Field(
+        default=(),
+        description="Profiles that this one builds on: files, relative to its own, or names of profiles in "
+        "`~/.config/nsharness`. Only in files.",
     )
     system_prompt: StrictStr = Field(default="", description="What the agent's model is told first.")
     model: _Text = Field(
@@ -313,7 +267,7 @@ class Profile(_Strict):
         default=NetworkSettings(), description="What becomes of requests that no rule is about, see below."
     )
     limits: LimitSettings = Field(default=LimitSettings(), description="What a sandbox may use, see below.")
-    workspace: Annotated[_FilePath | None, _NotNull] = Field(
+    workspace: Annotated[FilePath | None, _NotNull] = Field(
         default=None, description="Short for `workspace` in `[filesystem]`, when nothing else is said there."
     )
     filesystem: FilesystemSettings = Field(

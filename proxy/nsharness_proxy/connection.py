@@ -79,7 +79,7 @@ class Connection(server.LiveConnectionHandler):
 
     def end_outlived(self) -> None:
         """End a tunnel that policy no longer allows."""
-        if self._guard.outlived():
+        if self._guard.passes_through and self._guard.outlived():
             self.end()
 
     def close_connection(self, connection: EngineConnection, half_close: bool = False) -> None:

@@ -20,8 +20,7 @@ from nsharness.policy.proof import Proof, ProofError, Upstream, prove
 from nsharness.policy.request import RequestView
 from nsharness_proxy import refusal
 from nsharness_proxy.bodies import SECRET_IN_REQUEST, STRAY_PLACEHOLDER
-from nsharness_proxy.door import denied_by_policy
-from nsharness_proxy.refusal import Refused
+from nsharness_proxy.refusal import Refused, denied_by_policy
 from nsharness_proxy.sandbox import Sandbox
 
 

@@ -24,6 +24,8 @@ ProxyAuth = Literal["listener", "bearer", "mtls"]
 Place = Literal["header", "basic"]
 """Where a placeholder becomes the secret: in a header's value, or inside a Basic pair (RFC 7617)."""
 StrayPlaceholders = Literal["block", "leave"]
+Engine = Literal["fast", "mitmproxy"]
+"""What moves the bytes of HTTP/1.1; HTTP/2 is always mitmproxy's."""
 Upstream = tuple[str, int]
 
 
@@ -172,7 +174,7 @@ class Policy:
 
     ``upstreams`` maps ``host:port`` (canonical, IPv6 in brackets) to the address and port that the
     proxy connects to instead of resolving the name. ``stray_placeholders`` says what happens to a request
-    that has a placeholder where it does not become the secret.
+    that has a placeholder where it does not become the secret, ``engine`` what moves the bytes.
     """
 
     profile: str
@@ -180,18 +182,26 @@ class Policy:
     upstreams: Mapping[str, Upstream] = field(default_factory=dict)
     proxy_auth: ProxyAuth = "listener"
     stray_placeholders: StrayPlaceholders = "block"
+    engine: Engine = "mitmproxy"
 
     def __post_init__(self) -> None:
         if self.proxy_auth not in get_args(ProxyAuth):
             raise PolicyError("proxy_auth is neither listener nor bearer nor mtls")
         if self.stray_placeholders not in get_args(StrayPlaceholders):
             raise PolicyError("stray_placeholders is neither block nor leave")
+        if self.engine not in get_args(Engine):
+            raise PolicyError("engine is neither fast nor mitmproxy")
         for authority, (address, port) in self.upstreams.items():
             host, of = split_authority(authority)
             if of is None or join_authority(host, of) != authority:
                 raise PolicyError(f"upstream {authority!r} is not a canonical host:port")
             check_upstream_address(address, port)
         object.__setattr__(self, "upstreams", MappingProxyType(dict(self.upstreams)))
+
+    @property
+    def served_by(self) -> Engine:
+        """The engine that it names; clients that show a certificate at the door are always mitmproxy's."""
+        return "mitmproxy" if self.proxy_auth == "mtls" else self.engine
 
     def upstream(self, host: str, port: int) -> Upstream | None:
         """The address that a canonical host and port is mapped to, or None: resolve it."""
@@ -210,6 +220,7 @@ class Policy:
             "upstreams": {name: list(address) for name, address in self.upstreams.items()},
             "proxy_auth": self.proxy_auth,
             "stray_placeholders": self.stray_placeholders,
+            "engine": self.engine,
         }
 
     @classmethod
@@ -230,6 +241,7 @@ class Policy:
             stray_placeholders=cast(
                 "StrayPlaceholders", _typed(values["stray_placeholders"], str, "stray_placeholders")
             ),
+            engine=cast("Engine", _typed(values["engine"], str, "engine")),
         )
 
 

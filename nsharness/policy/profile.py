@@ -30,7 +30,7 @@ from nsharness.policy import checks, filesystem
 from nsharness.policy import placeholders as placeholder_text
 from nsharness.policy.filesystem import PROTECTED
 from nsharness.policy.hosts import HostPattern
-from nsharness.policy.model import Place, Policy, ProxyAuth, Rule, StrayPlaceholders
+from nsharness.policy.model import Engine, Place, Policy, ProxyAuth, Rule, StrayPlaceholders
 from nsharness.policy.paths import PathGlob
 from nsharness.policy.resources import LimitSettings
 from nsharness.policy.suffixes import is_shared
@@ -197,6 +197,11 @@ class ProxySettings(_Strict):
         "addition by a bearer in the proxy's URL, or by a client certificate at a listener of its own "
         "(`mtls`, port 3129). With the latter two only explicit proxying works.",
     )
+    engine: Engine = Field(
+        default="mitmproxy",
+        description="What moves the bytes: `mitmproxy`, or `fast`, an engine of nsharness itself for "
+        "HTTP/1.1, which leaves WebSockets, and clients that speak nothing but HTTP/2, to mitmproxy.",
+    )
 
 
 _FilePath = Annotated[_Text, AfterValidator(filesystem.path)]
@@ -358,6 +363,7 @@ class Profile(_Strict):
             upstreams={name: checks.upstream_address(target) for name, target in self.upstreams.items()},
             proxy_auth=self.proxy.auth,
             stray_placeholders=self.stray_placeholders,
+            engine=self.proxy.engine,
         )
 
     def with_upstreams(self, upstreams: Mapping[str, str]) -> Profile:

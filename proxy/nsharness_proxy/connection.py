@@ -23,6 +23,7 @@ from mitmproxy.proxy.layer import Layer
 from nsharness_proxy import upstream
 from nsharness_proxy.codec import PROTOCOL
 from nsharness_proxy.guard import Guard
+from nsharness_proxy.judge import Judge
 from nsharness_proxy.layers import MAX_PENDING
 from nsharness_proxy.report import Report
 from nsharness_proxy.streams import MAX_HELD, AbandonHook, RoomHook
@@ -65,6 +66,11 @@ class Connection(server.LiveConnectionHandler):
         self._report = report
         self._progress = asyncio.Event()
         self.layer: Layer = guard.top_layer(self.layer.context)
+
+    @property
+    def judge(self) -> Judge:
+        """Who decides on it."""
+        return self._guard
 
     def abort(self) -> None:
         """End the connection at once, whatever it was doing."""

@@ -47,9 +47,10 @@ class Door(Judge):
 
     def top_layer(self, context: Context) -> layer.Layer:
         """What a new connection starts with."""
-        if self.origin.entrance == "explicit":
+        if self.origin.entrance == "explicit" and self.tunnel is None:
             return self._new_http(context, HTTPMode.regular)
-        context.server.address = self.origin.dialled
+        tunnel = self.tunnel
+        context.server.address = (tunnel.host, tunnel.port) if tunnel else self.origin.dialled
         return modes.TransparentProxy(context)
 
     def next_layer(self, next_layer: layer.NextLayer) -> None:

@@ -48,10 +48,10 @@ _TELLING: Final = frozenset(map(len, ("connection", "content-length", "transfer-
 _LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")
 _QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 # No white space, which the grammar calls bad; possessive, so that a line that is none takes no longer.
-_CHUNK_LINE: Final = re.compile(
+CHUNK_LINE: Final = re.compile(
     rb"([0-9A-Fa-f]{1,15})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*+\r\n"
 )
-_FIELD_LINE: Final = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n")
+FIELD_LINE: Final = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ class Chunks:
             line = self._line(buf, MAX_CHUNK_LINE)
             if line is None:
                 return None
-            match = _CHUNK_LINE.fullmatch(line)
+            match = CHUNK_LINE.fullmatch(line)
             if match is None:
                 raise h11.RemoteProtocolError("a chunk has no size")
             self._left = int(match[1], 16)
@@ -216,7 +216,7 @@ class Chunks:
         while (line := self._line(buf, MAX_HEAD - self._trailers)) is not None:
             if line == b"\r\n":
                 return h11.EndOfMessage()
-            if not _FIELD_LINE.fullmatch(line):
+            if not FIELD_LINE.fullmatch(line):
                 raise h11.RemoteProtocolError("a trailer is no field")
             self._trailers += len(line)
         return None

@@ -39,6 +39,8 @@ class Sandbox:
     policy: Policy
     credentials: CredentialMap
     client_tls: ClientSide
+    client_tls_http1: ClientSide
+    """The same for clients that are not offered HTTP/2."""
     host_tls: HostSide
     write: Callable[[AuditEvent], None]
     """Keeps an event for good; raises ``OSError`` when it cannot."""

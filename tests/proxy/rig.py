@@ -64,7 +64,12 @@ def rule(
 def policy(*rules: Rule, upstreams: Mapping[str, int] | None = None, **more: Any) -> Policy:
     """A policy whose upstreams are mapped to loopback ports."""
     mapped = {authority: ("127.0.0.1", port) for authority, port in (upstreams or {}).items()}
-    return Policy("test", rules, mapped, **more)
+    return Policy("test", rules, mapped, **{"engine": engine(), **more})
+
+
+def engine() -> Any:
+    """The engine that tests are about: see ``--engine``."""
+    return os.environ.get("NSHARNESS_TEST_ENGINE", "mitmproxy")
 
 
 def credential_map(values: Mapping[str, Mapping[str, str]]) -> CredentialMap:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
@@ -259,6 +260,7 @@ def check_upstream_address(address: str, port: int) -> None:
         raise PolicyError(f"upstream address {address} is that of a metadata service")
 
 
+@lru_cache(maxsize=256)
 def is_local(address: str) -> bool:
     """Whether a mapped address is of this machine or its private networks (RFC 6890), so that a
     credential may go there without TLS."""

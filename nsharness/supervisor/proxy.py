@@ -161,6 +161,9 @@ class NamespaceProxy:
                 self._names[str(message["sandbox"])] = message["names"]
             case "audit":
                 self._audit(message)
+            case "audits":
+                for line in message["lines"]:
+                    self._audit(line)
             case "error":
                 self._failure = f"{message.get('what')}: {message.get('why')}"
                 self._report(self._failure)

@@ -230,10 +230,6 @@ class Engine:
         policy = Policy.from_json(message["policy"])
         authority = self._authorities.named(str(message.get("authority", identifier)))
 
-        def write(event: AuditEvent) -> None:
-            log.write(event)
-            self._control.send({"event": "audit", **event.to_json()})
-
         def tell(table: NameTable) -> None:
             self._untold.discard(identifier)
             self._control.send({"event": "names", "sandbox": identifier, "names": table.to_json()})
@@ -251,7 +247,7 @@ class Engine:
             client_tls=ClientSide(authority),
             client_tls_http1=ClientSide(authority, (PROTOCOL,)),
             host_tls=HostSide(authorities.encode()) if authorities else self._host_tls,
-            write=write,
+            write=audit_writer(log, self._control),
             names=NameTable() if names is None else NameTable.from_json(names),
             bearer=None if bearer is None else Secret(bearer),
             scrubber=self._scrubber if credentials is self._credentials else scrubber_for(credentials),
@@ -293,6 +289,17 @@ class Engine:
         attached = self._attached.pop(identifier, None)
         if attached is not None:
             await attached.close()
+
+
+def audit_writer(log: AuditLog, control: Control) -> Callable[[AuditEvent], None]:
+    """Keeps events in the log, and then tells the supervisor of them."""
+
+    def write(event: AuditEvent) -> None:
+        line = event.to_line()
+        log.append(line)
+        control.audit(line, event.at)
+
+    return write
 
 
 def untrusted(policy: Policy, authority: CertificateAuthority) -> list[str]:

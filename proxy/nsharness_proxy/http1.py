@@ -34,6 +34,8 @@ MAX_CHUNK_LINE: Final = 4096
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _FIELDS: Final = rb"((?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*)"
+# Of lines that are fields.
+_FIELD: Final = re.compile(rb"([^:]+):([^\r]*)\r\n")
 _REQUEST: Final = re.compile(
     rb"(" + _TOKEN + rb") ([\x21-\x7e\x80-\xff]+) HTTP/1\.([01])\r\n" + _FIELDS + rb"\r\n"
 )
@@ -132,8 +134,7 @@ def _complete(data: bytes) -> bytes | None:
 
 
 def _parsed(lines: bytes) -> list[Field]:
-    pairs = (line.partition(b":") for line in lines.split(b"\r\n") if line)
-    return [(name, value.strip(b" \t")) for name, _, value in pairs]
+    return [(name, value.strip(b" \t")) for name, value in _FIELD.findall(lines)]
 
 
 def _framing(fields: list[Field], minor: bytes) -> tuple[int | None, bool, bool]:

@@ -191,7 +191,7 @@ class Judge:
         if (refused := sending.carries_secret(box, (asked.method, asked.target), fields)) is not None:
             return self.deny(agreed, refused, method=method, answered=True)
         scheme: Scheme = "https" if asked.claims.tls else "http"
-        texts = [(_text(name), _text(value)) for name, value in fields]
+        texts = [(name.decode("ascii"), value.decode("utf-8", "surrogateescape")) for name, value in fields]
         try:
             seen = view(method, scheme, agreed.host, agreed.port, _text(asked.target), texts)
         except ValueError as error:

@@ -282,6 +282,8 @@ class Proxy:
             with self._changed:
                 if message is None:
                     self._ended = True
+                elif message["event"] == "audits":
+                    self.events += [{"event": "audit", **line} for line in message["lines"]]
                 else:
                     self.events.append(message)
                 self._changed.notify_all()

@@ -184,7 +184,7 @@ class Host(asyncio.Protocol):
             except Exception as error:  # noqa: BLE001 - as above
                 asker.failed(UPSTREAM_FAILED, error)
         elif asker is not None:
-            asker.failed(CLOSED if self._head is None else MALFORMED)
+            asker.failed(CLOSED if self.unanswered else MALFORMED)
         self._transport.abort()
 
     def pause_writing(self) -> None:

@@ -130,16 +130,20 @@ def _message(data: bytes) -> bytes | None:
     message, at = b"", 0
     while True:
         head = data[at : at + _RECORD]
-        if head and (head[0] != _HANDSHAKE or head[1:2] not in (b"", b"\x03")):
+        version = head[1:3]
+        if head and (head[0] != _HANDSHAKE or not (b"\3\0"[: len(version)] <= version <= b"\3\3")):
             raise HelloError(NOT_TLS)
         size = int.from_bytes(head[3:5])
         if len(head) < _RECORD:
             return None
         if not 0 < size <= _MAX_FRAGMENT:
             raise HelloError(NOT_TLS)
-        message += data[at + _RECORD : at + _RECORD + size]
+        fragment = data[at + _RECORD : at + _RECORD + size]
+        message += fragment
         if message and message[0] != _CLIENT_HELLO:
             raise HelloError(NOT_TLS)
+        if len(fragment) < size:
+            return None
         end = 4 + int.from_bytes(message[1:4])
         if len(message) >= 4 and len(message) >= end:
             return message[4:end]

@@ -183,7 +183,7 @@ class Policy:
     upstreams: Mapping[str, Upstream] = field(default_factory=dict)
     proxy_auth: ProxyAuth = "listener"
     stray_placeholders: StrayPlaceholders = "block"
-    engine: Engine = "mitmproxy"
+    engine: Engine = "fast"
 
     def __post_init__(self) -> None:
         if self.proxy_auth not in get_args(ProxyAuth):

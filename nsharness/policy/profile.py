@@ -198,10 +198,15 @@ class ProxySettings(_Strict):
         "(`mtls`, port 3129). With the latter two only explicit proxying works.",
     )
     engine: Engine = Field(
-        default="mitmproxy",
-        description="What moves the bytes: `mitmproxy`, or `fast`, an engine of nsharness itself for "
-        "HTTP/1.1, which leaves WebSockets, and clients that speak nothing but HTTP/2, to mitmproxy.",
+        default="fast",
+        description="What moves the bytes: `fast`, an engine of nsharness itself for HTTP/1.1, which leaves "
+        "WebSockets, and clients that speak nothing but HTTP/2, to mitmproxy, or `mitmproxy` for everything.",
     )
+
+    @property
+    def served_by(self) -> Engine:
+        """The engine that serves; clients that show a certificate at the door are always mitmproxy's."""
+        return "mitmproxy" if self.auth == "mtls" else self.engine
 
 
 _FilePath = Annotated[_Text, AfterValidator(filesystem.path)]

@@ -81,6 +81,7 @@ class NamespaceProxy:
             self._upstream_ca = upstream_authorities(profile)
         self._upstreams = dict(upstreams or {})
         self._policy = profile.with_upstreams(self._upstreams).to_policy().to_json()
+        self._engine = profile.proxy.served_by
         self._bearer_wanted = profile.proxy.auth == "bearer"
         self._credentials = credentials
         self._on_audit = on_audit
@@ -109,7 +110,7 @@ class NamespaceProxy:
             raise
         hosts = names(self._credentials.hosts)
         self._report(f"credentials loaded for hosts: {hosts}")
-        self._report(f"Started (pid {self.pid}, engine=mitmproxy, injecting for hosts={hosts})")
+        self._report(f"Started (pid {self.pid}, engine={self._engine}, injecting for hosts={hosts})")
         return self
 
     @property
@@ -207,7 +208,7 @@ class NamespaceProxy:
                 return
             self._report(f"ended unexpectedly (status {child.poll()}); starting it again")
             self._launch()
-            self._report(f"Started (pid {self.pid}, engine=mitmproxy)")
+            self._report(f"Started (pid {self.pid}, engine={self._engine})")
 
     def _report(self, text: str) -> None:
         self._session.reporter.line("proxy", text)

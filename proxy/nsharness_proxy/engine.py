@@ -114,7 +114,7 @@ class Engine:
     async def serve(self) -> None:
         """Do what the supervisor says until it says stop, or is gone."""
         self._control.attach()
-        self._control.send({"event": "ready", "engine": "mitmproxy"})
+        self._control.send({"event": "ready"})
         async for message, descriptors in self._control.messages():
             if message.get("op") == "stop":
                 fds.close_all(descriptors)

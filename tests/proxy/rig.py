@@ -69,7 +69,7 @@ def policy(*rules: Rule, upstreams: Mapping[str, int] | None = None, **more: Any
 
 def engine() -> Any:
     """The engine that tests are about: see ``--engine``."""
-    return os.environ.get("NSHARNESS_TEST_ENGINE", "mitmproxy")
+    return os.environ.get("NSHARNESS_TEST_ENGINE", "fast")
 
 
 def credential_map(values: Mapping[str, Mapping[str, str]]) -> CredentialMap:

@@ -65,11 +65,13 @@ class Listener(mode_servers.AsyncioServerInstance[SandboxMode]):  # type: ignore
         self._settings = settings
         self._report = report
         self._entry = entry
+        self._closed = False
         self._entering: set[asyncio.Task[Any]] = set()
         self._connections: dict[asyncio.Task[Any], Connection] = {}
 
     async def close(self) -> None:
         """Stop accepting, close the socket, end every connection and see them end. Idempotent."""
+        self._closed = True
         for server in self._servers:
             server.close()
         self._servers = []
@@ -105,7 +107,9 @@ class Listener(mode_servers.AsyncioServerInstance[SandboxMode]):  # type: ignore
         """Serve one client."""
         assert isinstance(reader, asyncio.StreamReader)
         assert isinstance(writer, asyncio.StreamWriter)
-        if len(self._connections) + len(self._entering) >= MAX_CONNECTIONS:
+        # One may have been accepted just before the socket was closed.
+        full = len(self._connections) + len(self._entering) >= MAX_CONNECTIONS
+        if full or self._closed:
             writer.transport.abort()
             return
         if self._entry is not None and not await self._enter(writer, self._entry):

@@ -63,6 +63,7 @@ class Service:
         self._socket = sock
         self._server: asyncio.Server | None = None
         self._ticking: asyncio.TimerHandle | None = None
+        self._closed = False
         self._empty = asyncio.Event()
         self._empty.set()
         self._connections: set[Connection] = set()
@@ -81,7 +82,7 @@ class Service:
 
     def add(self, connection: Connection) -> bool:
         """Whether there is room for one more."""
-        if len(self._connections) >= MAX_CONNECTIONS:
+        if self._closed or len(self._connections) >= MAX_CONNECTIONS:
             return False
         self._connections.add(connection)
         self._empty.clear()
@@ -109,6 +110,7 @@ class Service:
 
     async def close(self) -> None:
         """Stop accepting, close the socket, end every connection and see them end. Idempotent."""
+        self._closed = True
         if self._server is not None:
             self._server.close()
         if self._ticking is not None:

@@ -50,7 +50,7 @@ def theirs(data: bytes) -> Hello | None:
 
 
 @given(place=st.integers(0, 80), byte=st.integers(0, 255))
-def test_a_message_that_is_taken_means_the_same_to_another_reader(place: int, byte: int) -> None:
+def test_a_name_that_is_taken_is_the_one_that_another_reader_finds(place: int, byte: int) -> None:
     """One byte of it is another one."""
     data = bytearray(raw_hello(names(b"open.local"), protocols(b"h2", b"http/1.1")))
     data[place % len(data)] = byte
@@ -61,8 +61,8 @@ def test_a_message_that_is_taken_means_the_same_to_another_reader(place: int, by
     if ours is not None:
         other = theirs(bytes(data))
         assert other is not None
-        # It takes no name that is no host.
-        assert ours == other or (other.sni is None and ours.protocols == other.protocols)
+        # It takes no name that is no host; we take none out of lengths that do not add up.
+        assert ours.sni in (None, other.sni) or other.sni in (None, "unreadable")
 
 
 @pytest.mark.parametrize(

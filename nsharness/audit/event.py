@@ -21,6 +21,16 @@ _ENCODE = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 _INTEGERS = frozenset({"at", "request", "port", "status", "sent", "received"})
 
 
+class Encoded(dict[str, Any]):
+    """A JSON object with its text, for one that stands in many events."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        super().__init__(values)
+        self.text = _ENCODE(values)
+
+
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
     """What was asked for, and what became of it.
@@ -69,8 +79,10 @@ class AuditEvent:
                 continue
             if type(value) is str:
                 text = _quoted(value if len(value) <= _MAX_TEXT else _plain(value))
+            elif type(value) is int:
+                text = str(value)
             else:
-                text = str(value) if type(value) is int else _ENCODE(value)
+                text = value.text if type(value) is Encoded else _ENCODE(value)
             parts.append(f'"{name}":{text}')
         return f"{{{','.join(parts)}}}".encode("ascii")
 

@@ -111,7 +111,10 @@ class Rule:
 
     def pattern_for(self, host: str) -> HostPattern | None:
         """The first pattern that matches a canonical host."""
-        return next((pattern for pattern in self.hosts if pattern.matches(host)), None)
+        for pattern in self.hosts:
+            if pattern.matches(host):
+                return pattern
+        return None
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, Literal
 
-from nsharness.audit.event import Road
+from nsharness.audit.event import Encoded, Road
 from nsharness.credentials.map import ClientCertificate
 from nsharness.credentials.scrub import Scrubber
 from nsharness.policy import headers
@@ -20,7 +21,7 @@ from nsharness.policy.conditions import port_allowed
 from nsharness.policy.decide import Allow, Deny, body_denied, decide, decide_host
 from nsharness.policy.headers import Field
 from nsharness.policy.hosts import join_authority
-from nsharness.policy.proof import MappedAddress, ProofError, Upstream, VerifiedCertificate
+from nsharness.policy.proof import MappedAddress, Proof, ProofError, Upstream, VerifiedCertificate
 from nsharness.policy.request import DEFAULT_PORTS, RequestView, Scheme, view
 from nsharness.policy.route import Tunnel, route
 from nsharness_proxy import claims, refusal, sending
@@ -261,7 +262,7 @@ class Judge:
             agreed = Authority(seen.host, seen.port)
             refused = Refused(502, reason, made.allow.rule.name)
             return self.deny(agreed, refused, method=seen.method, path=seen.path, answered=True)
-        self._record(made, "inject", headers=made.secret, proof=proof.to_audit())
+        self._record(made, "inject", headers=made.secret, proof=_audited(proof))
         return filled
 
     def certificate(self, made: Decision, verified: VerifiedCertificate) -> ClientCertificate:
@@ -337,6 +338,12 @@ class Judge:
             rule=made.allow.rule.name,
             **facts,
         )
+
+
+@lru_cache(maxsize=256)
+def _audited(proof: Proof) -> Encoded:
+    """A proof as audit lines carry it: that of the next request over a connection is mostly the same."""
+    return Encoded(proof.to_audit())
 
 
 def _upstream(reached: Reached, scheme: Scheme) -> Upstream | None:

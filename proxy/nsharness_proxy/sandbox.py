@@ -26,6 +26,7 @@ from nsharness.policy.names import NamesError, NameTable
 from nsharness_proxy.placeholders import Placeholders
 from nsharness_proxy.tls import ClientSide, HostSide
 
+_REMEMBERED: Final = 1024
 _CHOSEN: Final = ("method", "host", "path")
 
 _numbers = itertools.count(1)
@@ -51,6 +52,8 @@ class Sandbox:
     placeholders: Placeholders = field(default_factory=Placeholders)
     usage: dict[str, Usage] = field(default_factory=dict)
     """How much of each rule, by its name, was used."""
+    _harmless: set[str] = field(default_factory=set)
+    """Hosts and methods that have no secret in them."""
     on_names: Callable[[NameTable], None] = lambda _: None
     """Called when a name got an address, so that a later proxy can be told to give it the same one."""
 
@@ -71,10 +74,12 @@ class Sandbox:
     def record(self, action: Action, road: Road, **facts: Any) -> None:
         """Write an audit event of this moment. What a client chose of it may have a secret in it."""
         if self.scrubber is not None:
-            chosen = {name: facts[name] for name in _CHOSEN if facts.get(name)}
-            # No form of any secret has a line break in it.
-            if self.scrubber.finds("\n".join(chosen.values())):
-                facts |= {name: self.scrubber.text(value) for name, value in chosen.items()}
+            for name in _CHOSEN:
+                text = facts.get(name)
+                if text and text not in self._harmless:
+                    facts[name] = clean = self.scrubber.text(text)
+                    if name != "path" and clean == text and len(self._harmless) < _REMEMBERED:
+                        self._harmless.add(text)
         moment = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
         self.write(
             AuditEvent(time.monotonic_ns(), moment.replace("+00:00", "Z"), self.id, action, road, **facts)

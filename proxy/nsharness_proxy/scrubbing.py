@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from nsharness.credentials.decoding import Decoder, DecodingError, parse_encodings
@@ -55,13 +56,16 @@ def clean(
     """
     if scrubber is None:
         return Cleaned(reason, fields, Inbound())
-    transfer = values(fields, b"transfer-encoding")
-    if credentialed and any(value.strip(" \t").lower() != "chunked" for value in transfer):
-        # The engines undo no other, so that nobody here could look into it.
-        raise DecodingError("unknown transfer coding")
-    codings = parse_encodings(values(fields, b"content-encoding")) if credentialed else ()
+    codings: tuple[str, ...] = ()
+    if credentialed:
+        transfer = values(fields, b"transfer-encoding")
+        if transfer and any(value.strip(" \t").lower() != "chunked" for value in transfer):
+            # The engines undo no other, so that nobody here could look into it.
+            raise DecodingError("unknown transfer coding")
+        encodings = values(fields, b"content-encoding")
+        codings = parse_encodings(encodings) if encodings else ()
     # No form of any secret has a line break in it: what is in none of the lines is in none of their parts.
-    if scrubber.finds(b"\n".join((reason, *(part for field in fields for part in field)))):
+    if scrubber.finds(b"\n".join(chain((reason,), *fields))):
         reason = scrubber.text(reason)
         fields = [
             (name, value) if name.lower() in _FRAMING else (scrubber.text(name), scrubber.text(value))

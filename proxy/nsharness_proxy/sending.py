@@ -55,6 +55,8 @@ def prepare(
         kept = outgoing(fields, allow, websocket=websocket, placeholders=placeholders.usable(allow.rule))
     except HeaderError as error:
         return refusal.malformed(str(error))
+    if placeholders.detector is None:
+        return _count(sandbox, allow) or Prepared(kept, allow.inject)
     neutral, used = placeholders.used(kept, allow.rule)
     if sandbox.policy.stray_placeholders == "block":
         lines = (seen.target.encode("utf-8", "surrogateescape"), *(name + b": " + v for name, v in neutral))

@@ -8,6 +8,7 @@ from typing import Final
 
 from nsharness.credentials.decoding import DecodingError
 from nsharness.policy import headers
+from nsharness.policy.authority import Claims
 from nsharness_proxy import claims, http1, refusal, scrubbing
 from nsharness_proxy.bodies import UNDECODABLE, BodyRefusedError
 from nsharness_proxy.claims import Named
@@ -36,6 +37,8 @@ class Client(Front):
 
     def __init__(self, service: Service) -> None:
         super().__init__(service)
+        self._named: Named | None = None
+        self._claims: Claims | None = None
         self._head: Head | None = None
         self._reader: Reader | None = None
         self._answer: Head | None = None
@@ -87,7 +90,12 @@ class Client(Front):
             return False
         judge = self.judge
         named = Named(scheme, absolute, "", headers.values(head.fields, b"host"), self._tls, self._sni)
-        claimed = claims.of_request(judge.origin, judge.sandbox.names, judge.tunnel, named)
+        if named != self._named:
+            # What a client says of its destination is mostly what it said before.
+            self._named = named
+            self._claims = claims.of_request(judge.origin, judge.sandbox.names, judge.tunnel, named)
+        claimed = self._claims
+        assert claimed is not None
         made = judge.decide(Asked(head.method, target, head.fields, claimed, head.has_body))
         self._answered = False
         self._answer = None
@@ -116,6 +124,8 @@ class Client(Front):
             self._reject(NOT_FORWARDED, "CONNECT")
             return False
         self._head, self._closes, self._reader, self._answered = head, head.closes, None, False
+        # In a tunnel the same words say something else.
+        self._named = None
         target = head.target.decode("utf-8", "surrogateescape")
         refused = judge.enter(claims.of_connect(target, headers.values(head.fields, b"host")), head.fields)
         if refused is not None:

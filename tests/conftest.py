@@ -1,6 +1,7 @@
 """What every test gets: a private home, a gate for what the machine must allow, a look at what it leaves.
 
-A test says what it needs with a mark: ``kernel``, ``root``, ``rootless`` or ``slow`` (see pyproject.toml).
+A test says what it needs with a mark: ``kernel``, ``root``, ``rootless``, ``slow`` or ``exhaustive`` (see
+pyproject.toml).
 What a uid cannot do is deselected; what the kernel does not allow is skipped with the reason, in CI it fails.
 """
 
@@ -28,6 +29,13 @@ hypothesis.settings.register_profile("thorough", hypothesis.settings(), deadline
 hypothesis.settings.register_profile("usual", hypothesis.settings(), deadline=None, max_examples=100)
 hypothesis.settings.load_profile("quick")
 
+# Tests in these folders and modules do the same as root and as an ordinary user; where time is short, once is
+# enough. (The main job as root is in stages/test_sudo.py.)
+TWINS = {
+    *("clients", "contract", "escape", "proxy"),
+    *("test_control", "test_exec", "test_facade", "test_run_stage4", "test_shell", "test_terminal"),
+}
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("nsharness")
@@ -39,6 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--engine", choices=["fast", "mitmproxy"], help="the proxy's engine in tests/proxy")
     group.addoption("--slow", action="store_true", help="run the tests marked slow as well")
+    group.addoption("--exhaustive", action="store_true", help="run all tests, however long they take")
     group.addoption("--counts", metavar="FILE", help="write how many tests passed, failed … to FILE")
 
 
@@ -48,19 +57,25 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     if engine := config.getoption("--engine"):
         os.environ["NSHARNESS_TEST_ENGINE"] = engine
-    if config.getoption("--slow"):
+    if config.getoption("--exhaustive"):
         hypothesis.settings.load_profile("thorough")
-    elif config.getoption("--require-probes"):  # CI
+    elif config.getoption("--slow"):
         hypothesis.settings.load_profile("usual")
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", default=None):
         # By chance, so that two runs of the tests on one machine are most likely to have different ones.
         processes.mark(secrets.randbelow(50_000) + 1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before marks are selected by
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     unwanted = {"rootless" if os.geteuid() == 0 else "root"}
-    if not config.getoption("--slow"):
-        unwanted.add("slow")
+    if not config.getoption("--exhaustive"):
+        unwanted.add("exhaustive")
+        if not config.getoption("--slow"):
+            unwanted.add("slow")
+    for item in items:
+        if {item.path.parent.name, item.path.stem} & TWINS:
+            item.add_marker("twin")
     dropped = [item for item in items if any(item.get_closest_marker(name) for name in unwanted)]
     if dropped:
         config.hook.pytest_deselected(items=dropped)

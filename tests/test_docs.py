@@ -12,9 +12,10 @@ import pytest
 
 from nsharness.linux.probe import REQUIRED
 from nsharness.policy.load import load_profile
-from nsharness.policy.profile import PrivilegeSettings, Profile, SandboxProxyRule
+from nsharness.policy.profile import NetworkSettings, Profile, SandboxProxyRule
 from nsharness.policy.resources import LimitSettings
 from nsharness.policy.schema import schema_table
+from nsharness.policy.sharing import PrivilegeSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,6 +30,7 @@ def test_the_table_of_profile_keys_is_the_schema() -> None:
     assert schema_table(Profile) in text
     assert schema_table(SandboxProxyRule) in text
     assert schema_table(LimitSettings) in text
+    assert schema_table(NetworkSettings) in text
     assert schema_table(PrivilegeSettings) in text
 
 
@@ -68,6 +70,7 @@ def test_commands_in_the_documentation_exist(path: Path) -> None:
 EXAMPLES = blocks("python", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.kernel(*REQUIRED)
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_examples_run_as_they_are_written(number: int, short_tmp: Path) -> None:

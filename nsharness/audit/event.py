@@ -12,10 +12,11 @@ import operator
 from dataclasses import dataclass, fields
 from typing import Any, Literal, cast, get_args
 
-Action = Literal["allow", "inject", "deny", "response", "error"]
+Action = Literal["allow", "inject", "deny", "response", "error", "ask"]
 Road = Literal["transparent", "connect", "forward", "dns"]
 
-_MAX_TEXT = 2048
+MAX_TEXT = 2048
+"""Characters of a text in an event; of a longer one the beginning is kept, and an ellipsis."""
 _quoted = json.encoder.encode_basestring_ascii
 _ENCODE = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 _INTEGERS = frozenset({"at", "request", "port", "status", "sent", "received"})
@@ -36,7 +37,9 @@ class AuditEvent:
     """What was asked for, and what became of it.
 
     ``allow``, ``inject`` (allowed, with the ``headers`` named) and ``deny`` are decisions; ``response``
-    says how an allowed request ended and ``error`` why it did not. ``at`` is nanoseconds of the
+    says how an allowed request ended and ``error`` why it did not; ``ask`` that one waits for an answer. An
+    ``allow`` has a ``reason`` where the host has a credential that the request goes without
+    (``policy.uninjected``), and in a tunnel. ``at`` is nanoseconds of the
     monotonic clock, comparable between the processes of one machine, ``time`` the same moment in
     UTC (RFC 3339). ``request`` counts within one proxy process. ``sent`` and ``received`` are bytes
     of the bodies, ``seconds`` the time from the decision to the end. ``proof`` says why a credential
@@ -78,7 +81,7 @@ class AuditEvent:
             if value is None or value == ():
                 continue
             if type(value) is str:
-                text = _quoted(value if len(value) <= _MAX_TEXT else _plain(value))
+                text = _quoted(value if len(value) <= MAX_TEXT else _plain(value))
             elif type(value) is int:
                 text = str(value)
             else:
@@ -108,8 +111,8 @@ _values = operator.attrgetter(*_NAMES)
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, str) and len(value) > _MAX_TEXT:
-        return value[: _MAX_TEXT - 1] + "…"
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        return value[: MAX_TEXT - 1] + "…"
     return list(value) if isinstance(value, tuple) else value
 
 

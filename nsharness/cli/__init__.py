@@ -121,6 +121,7 @@ def interrupt(number: int, _: FrameType | None) -> NoReturn:
 # Where the commands are, and what they are called there when that is not their own name.
 _COMMANDS: Final = {
     "apply": ("changes", ""),
+    "approve": ("approve", ""),
     "check": ("check", ""),
     "diff": ("changes", ""),
     "discard": ("changes", ""),
@@ -128,6 +129,7 @@ _COMMANDS: Final = {
     "enter": ("enter", ""),
     "exec": ("execute", "execute"),
     "gc": ("gc", ""),
+    "learn": ("learn", ""),
     "init": ("presets", ""),
     "plan": ("plan", ""),
     "presets": ("presets", ""),
@@ -140,8 +142,10 @@ _COMMANDS: Final = {
     "trust": ("trust", ""),
     "why": ("why", ""),
 }
-_WAITING: Final = frozenset({"enter", "exec", "run", "shell"})
+_WAITING: Final = frozenset({"enter", "exec", "learn", "run", "shell"})
 """Commands that wait for others, in which a signal must not wait as well."""
+_EARLY: Final = frozenset({"exec", "learn", "run", "shell"})
+"""Commands that need a zygote and a proxy whatever their arguments say."""
 
 
 def _dispatch(options: argparse.Namespace) -> int:
@@ -151,6 +155,15 @@ def _dispatch(options: argparse.Namespace) -> int:
         from nsharness.linux.process import make_undumpable
 
         make_undumpable()
+    if name not in _EARLY or os.getuid() != os.geteuid() or os.getgid() != os.getegid():
+        return _call(name, options)
+    from nsharness.supervisor.early import Early
+
+    with Early() as options.early:
+        return _call(name, options)
+
+
+def _call(name: str, options: argparse.Namespace) -> int:
     module, function = _COMMANDS[name]
     command: Callable[[argparse.Namespace], int] = getattr(
         import_module(f"nsharness.cli.{module}"), function or name
@@ -201,6 +214,14 @@ def _parser() -> argparse.ArgumentParser:
     reloading = commands.add_parser("reload", help="let a run read its profile again", allow_abbrev=False)
     reloading.add_argument("run", metavar="RUN", help="its id, or how the id begins")
 
+    approving = commands.add_parser(
+        "approve", help="answer a run's questions about hosts that no rule names", allow_abbrev=False
+    )
+    approving.add_argument("run", metavar="RUN", help="its id, or how the id begins")
+    approving.add_argument("host", metavar="HOST", nargs="?", help="default: list what was asked")
+    approving.add_argument("answer", metavar="ANSWER", nargs="?", choices=["once", "always", "never"])
+    approving.add_argument("--json", action="store_true", help="list as one JSON array")
+
     entering = commands.add_parser(
         "enter", help="run a command in a live sandbox, under the same confinement", allow_abbrev=False
     )
@@ -217,7 +238,13 @@ def _add_exec(commands: argparse._SubParsersAction[_Parser]) -> None:
     executing = commands.add_parser("exec", help="run a command in a sandbox of its own", allow_abbrev=False)
     executing.add_argument("argv", metavar="CMD", nargs="+", help="after --: the command and its arguments")
     shell = commands.add_parser("shell", help="an interactive bash in a sandbox", allow_abbrev=False)
-    for parser in (executing, shell):
+    learning = commands.add_parser(
+        "learn", help="run a command with every public host open, and propose a profile", allow_abbrev=False
+    )
+    learning.add_argument("argv", metavar="CMD", nargs="+", help="after --: the command and its arguments")
+    learning.add_argument("--out", metavar="FILE", help="write the profile there instead of printing it")
+    learning.set_defaults(json=False, ask=False)
+    for parser in (executing, shell, learning):
         add = parser.add_argument
         add("--profile", metavar="P", help="a TOML file (default: nsharness.toml here or above)")
         add("--allow", metavar="HOST", action="append", default=[], help="allow a host, HOST or HOST:PORT")
@@ -235,7 +262,9 @@ def _add_exec(commands: argparse._SubParsersAction[_Parser]) -> None:
         add(
             "--timeout", metavar="S", type=_seconds, help="end everything after S seconds, with exit code 124"
         )
-        add("--json", action="store_true", help="print one JSON object with output and outcome instead")
+        if parser is not learning:
+            add("--ask", action="store_true", help="ask about hosts that no rule names (see approve)")
+            add("--json", action="store_true", help="print one JSON object with output and outcome instead")
         add_user(parser)
         add("--no-workspace", action="store_true", help="do not share the working directory")
         add("-v", "--verbose", action="store_true", help="say on standard error what happens")

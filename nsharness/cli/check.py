@@ -54,6 +54,7 @@ def _object(chosen: Chosen, policy: Policy) -> dict[str, Any]:
         upstreams[name] = ""
     return {
         "source": chosen.source,
+        "from": dict(chosen.origins),
         **written,
         "upstreams": upstreams,
         "upstream_ca": chosen.profile.upstream_ca,
@@ -68,7 +69,7 @@ def _lines(chosen: Chosen, policy: Policy) -> list[str]:
     if not policy.rules:
         lines.append("no rules: everything is denied")
     for rule in (*filter(lambda r: r.deny, policy.rules), *filter(lambda r: not r.deny, policy.rules)):
-        lines += _rule(policy, rule)
+        lines += _rule(policy, rule, chosen.origins.get(rule.name, ""))
     for name, (address, port) in policy.upstreams.items():
         where = "a service of the run" if name in chosen.at_run else f"{address}:{port}"
         lines.append(f"upstream {name}: {where}")
@@ -77,6 +78,9 @@ def _lines(chosen: Chosen, policy: Policy) -> list[str]:
     lines += _limits(profile)
     for variable, text in profile.env.items():
         lines.append(f"env {variable}: {'a placeholder' if '{{' in text else 'set'}")
+    if policy.unknown == "ask":
+        lines.append(f"unknown hosts: a person is asked, and has {policy.ask_seconds} s")
+        lines.append("  the sandbox's certificate authority can certify any host, because any may be allowed")
     if any(rule.secrets for rule in policy.rules):
         stray = "denied" if policy.stray_placeholders == "block" else "left as they are"
         lines.append(f"placeholders elsewhere: {stray}")
@@ -93,13 +97,13 @@ def _limits(profile: Profile) -> list[str]:
         return [f"limits: {error}"]
 
 
-def _rule(policy: Policy, rule: Rule) -> list[str]:
+def _rule(policy: Policy, rule: Rule, origin: str) -> list[str]:
     kind = "denies" if rule.deny else "allows"
     tunnelled = tunnels(policy, rule)
     hosts = [
         f"{host} (tunnel: not looked into)" if host in tunnelled else host for host in map(str, rule.hosts)
     ]
-    lines = [f"rule {rule.name} {kind} {', '.join(hosts)}"]
+    lines = [f"rule {rule.name} {kind} {', '.join(hosts)}{f' ({origin})' if origin else ''}"]
     facts: list[tuple[str, str]] = [
         ("methods", ", ".join(sorted(rule.methods or ()))),
         ("paths", ", ".join(map(str, rule.paths or ()))),

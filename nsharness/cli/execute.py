@@ -15,17 +15,22 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from nsharness.cli.relay import Kept, Relay
+from nsharness.cli.asking import Asker
+from nsharness.cli.profiles import named
+from nsharness.cli.relay import Kept, Output, Relay
 from nsharness.errors import NsharnessError
 from nsharness.linux.identity import Identity, current
 from nsharness.linux.process import file_access_as
 from nsharness.policy.commandline import Addition, adjusted
-from nsharness.policy.load import load_with_digest
+from nsharness.policy.load import load
 from nsharness.policy.profile import Profile
+from nsharness.supervisor.amend import ProfileFile
+from nsharness.supervisor.answers import Answers
 from nsharness.supervisor.channel import Message
 from nsharness.supervisor.console import Console, Silent
 from nsharness.supervisor.control import ControlServer
@@ -35,6 +40,7 @@ from nsharness.supervisor.proxy import NamespaceProxy
 from nsharness.supervisor.reload import Reloader
 from nsharness.supervisor.sandbox import NamespaceSandbox
 from nsharness.supervisor.session import Session
+from nsharness.supervisor.state import RunDirectory
 from nsharness.supervisor.trust import TrustStore, find_profile
 
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -44,11 +50,40 @@ _DENIALS: Final = 100
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: the exit code, the error that ended it if one did, what is printed for ``--json``, and
+    its folder."""
+
+    code: int
+    over: NsharnessError | None
+    result: dict[str, Any]
+    denials: list[Message]
+    run: RunDirectory
+
+
 def execute(options: argparse.Namespace) -> int:
     """The program's exit code; 124 after ``--timeout``, 125 when nsharness failed."""
     identity = current(user=options.user)
-    profile, environment = _profile(options, identity), _environment(options.env)
     outputs = (Kept(_KEPT_BYTES), Kept(_KEPT_BYTES)) if options.json else None
+    ended = perform(options, identity, lambda: choose(options, identity), outputs)
+    if outputs is not None:
+        _print_json(ended.result, outputs, ended.denials)
+    elif ended.over is not None:
+        raise ended.over
+    return ended.code
+
+
+def perform(
+    options: argparse.Namespace,
+    identity: Identity,
+    select: Callable[[], Choice],
+    outputs: tuple[Output, Output] | None,
+) -> Outcome:
+    """Run the program to its end. ``select`` gives the profile, now and whenever it is to be read again;
+    ``outputs`` take what the program writes in place of our own output."""
+    chosen, environment = select(), _environment(options.env)
+    profile = chosen.profile
     denials: list[Message] = []
 
     def on_audit(message: Message) -> None:
@@ -58,18 +93,23 @@ def execute(options: argparse.Namespace) -> int:
     started = time.monotonic()
     with (
         Relay(identity.drop_to, outputs) as relay,
-        resolve(profile, identity) as credentials,
+        resolve(profile, identity, early=options.early) as credentials,
         Session(
-            profile.name, reporter=Console(sys.stderr) if options.verbose else Silent(), identity=identity
+            profile.name,
+            reporter=Console(sys.stderr) if options.verbose else Silent(),
+            identity=identity,
+            early=options.early,
         ) as session,
         NamespaceProxy(session, profile, credentials, on_audit=on_audit) as proxy,
         NamespaceSandbox(session, profile, proxy) as sandbox,
         contextlib.nullcontext(
-            Reloader(lambda: _profile(options, identity), profile, proxy, session.reporter)
+            Reloader(lambda: select().profile, profile, proxy, session.reporter)
         ) as reloader,
-        ControlServer(session, sandbox, _end_this_process, reloader.reload),
+        contextlib.nullcontext(Answers(proxy, sandbox.id, chosen.file(identity))) as answers,
+        ControlServer(session, sandbox, _end_this_process, reloader.reload, answers),
     ):
-        code, in_time = _run(sandbox, relay, _argv(options), environment, options.timeout)
+        asker = Asker(relay, proxy.questions, answers)
+        code, in_time = _run(sandbox, relay, _argv(options), environment, options.timeout, asker)
         session.hub.flush()
         over = sandbox.ended_by  # A limit of the profile, which the program's own end only follows from.
         code = code if over is None else over.exit_code
@@ -82,11 +122,7 @@ def execute(options: argparse.Namespace) -> int:
             **({} if over is None else {"error": str(over)}),
         }
         session.run.write_result(result)
-    if outputs is not None:
-        _print_json(result, outputs, denials)
-    elif over is not None:
-        raise over
-    return code
+    return Outcome(code, over, result, denials, session.run)
 
 
 def _run(
@@ -95,13 +131,16 @@ def _run(
     argv: Sequence[str],
     environment: dict[str, str],
     timeout: float | None,
+    asker: Asker,
 ) -> tuple[int, bool]:
     process = sandbox.spawn(
         argv, relay.descriptors, env={**relay.environment, **environment}, terminal=relay.terminal
     )
-    relay.start(process.master)
+    # Before anything that it prints is seen: whoever waits for that may send a signal in answer.
     with _forwarding(sandbox, process):
-        in_time = process.ended.wait(timeout)
+        relay.start(process.master)
+        with asker:
+            in_time = process.ended.wait(timeout)
     if not in_time:
         return _TIMED_OUT, False
     relay.finish()
@@ -130,12 +169,28 @@ def _forwarding(sandbox: NamespaceSandbox, process: Process) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _profile(options: argparse.Namespace, identity: Identity) -> Profile:
-    """The profile as it will be applied: the one that holds here, with what the command line adds."""
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The profile as it will be applied, the one that was written, and where that is, without links; None for
+    none.
+    ``writable`` is what the workload may write to."""
+
+    profile: Profile
+    written: Profile
+    path: Path | None
+    writable: tuple[Path, ...]
+
+    def file(self, identity: Identity) -> ProfileFile | None:
+        """The file that answers are written to."""
+        return None if self.path is None else ProfileFile.at(self.path, identity, self.writable)
+
+
+def choose(options: argparse.Namespace, identity: Identity) -> Choice:
+    """The profile that holds here, with what the command line adds."""
     cwd = _working_directory()
-    named = None if options.profile is None else Path(options.profile)
-    path = find_profile(Path(cwd), identity) if named is None else named
-    profile, digest = (Profile(name="exec"), "") if path is None else load_with_digest(path)
+    path = find_profile(Path(cwd), identity) if options.profile is None else named(options.profile, identity)
+    loaded = None if path is None else load(path, identity.home)
+    profile = Profile(name="exec") if loaded is None else loaded.profile
     files = profile.files
     shared: dict[str, object] = {
         "read_only": (*files.read_only, *map(_absolute, options.ro)),
@@ -144,17 +199,21 @@ def _profile(options: argparse.Namespace, identity: Identity) -> Profile:
     if files.workspace is None and not options.no_workspace and _is_shareable(cwd, identity):
         shared["workspace"] = cwd
     files = files.model_copy(update=shared)
-    if path is not None:
-        writable = [*files.read_write, *([files.workspace] if files.workspace else [])]
-        TrustStore(identity).check(path, digest, [Path(each).expanduser() for each in writable])
-    profile = profile.model_copy(update={"workspace": None})
-    return adjusted(
-        profile,
+    shares = (*files.read_write, *([files.workspace] if files.workspace else []))
+    writable = tuple(Path(each).expanduser() for each in shares)
+    if loaded is not None:
+        TrustStore(identity).check(loaded.path, loaded.digest, loaded.files, writable)
+    asking = {"network": profile.network.model_copy(update={"unknown": "ask"})} if options.ask else {}
+    applied = adjusted(
+        profile.model_copy(update={"workspace": None}),
         allow=options.allow,
         inject=options.inject,
         additions=_presets(options.preset, identity),
         filesystem=files,
+        **asking,
     )
+    real = None if path is None else Path(os.path.realpath(path))
+    return Choice(applied, profile, real, writable)
 
 
 def _presets(names: Sequence[str], identity: Identity) -> Sequence[Addition]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from nsharness.linux.identity import Identity
+from nsharness.policy.extending import located, origin_of_rule
 from nsharness.policy.profile import Profile
 
 DEFAULT: Final = "nsharness.toml"
@@ -22,6 +26,8 @@ class Chosen:
     profile: Profile
     source: str
     at_run: frozenset[str] = frozenset()
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """For each rule by name the file that it is from, where that is another."""
 
 
 def choose(name: str | None) -> Chosen:
@@ -32,7 +38,21 @@ def choose(name: str | None) -> Chosen:
 
         profile = stage4.load().with_upstreams(_DEMO_UPSTREAMS)
         return Chosen(profile, "stage4", frozenset(_DEMO_UPSTREAMS))
-    from nsharness.policy.load import load_profile
+    from nsharness.linux.identity import current
+    from nsharness.policy.load import load
 
-    path = DEFAULT if name is None else name
-    return Chosen(load_profile(Path(path)), path)
+    path = Path(DEFAULT) if name is None else named(name, current())
+    loaded = load(path, current().home)
+    from_others = {
+        rule.name: str(source.path)
+        for rule in loaded.profile.sandbox_proxy_rules
+        if (source := origin_of_rule(loaded.sources, rule.name)) is not None and source.path != path
+    }
+    return Chosen(loaded.profile, str(path), origins=from_others)
+
+
+def named(text: str, identity: Identity) -> Path:
+    """The file that ``--profile`` means: one that is there, or a profile of the person's own by its name."""
+    if os.path.lexists(text):
+        return Path(text)
+    return located(text, Path(), identity.home, os.environ)

@@ -15,11 +15,12 @@ import signal
 import struct
 import termios
 import threading
+import time
 import tty
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from nsharness.linux import fds
 from nsharness.supervisor.init import Terminal
@@ -27,6 +28,13 @@ from nsharness.supervisor.init import Terminal
 _CHUNK: Final = 1 << 18
 _PIPE_BYTES: Final = 1 << 20
 _JOIN_SECONDS: Final = 0.1
+_REDRAW_SECONDS: Final = 0.05
+
+
+class Output(Protocol):
+    """Something that takes what a program writes."""
+
+    def write(self, data: bytes) -> None: ...
 
 
 class Kept:
@@ -52,12 +60,16 @@ class Relay:
     """
 
     def __init__(
-        self, owner: tuple[int, int] | None = None, outputs: tuple[Kept, Kept] | None = None
+        self, owner: tuple[int, int] | None = None, outputs: tuple[Output, Output] | None = None
     ) -> None:
         """``owner`` is whom the pipes belong to, when we are not that user; ``outputs`` take what the program
         writes in place of our own output, and then there is no terminal."""
+        # Held by whoever has the terminal to itself for a while; and the way there, past a program that
+        # writes without end: who writes next waits behind who waits already.
+        self._quiet, self._turn = threading.Lock(), threading.Lock()
+        self._keys: Callable[[bytes], None] | None = None
         self._sinks: dict[int, Callable[[bytes], None]] = {
-            place: outputs[place - 1].write if outputs else _writer(place) for place in (1, 2)
+            place: outputs[place - 1].write if outputs else self._aloud(_writer(place)) for place in (1, 2)
         }
         streams = tuple(place for place in range(3) if os.isatty(place))
         # Half a terminal is none: a program that asks (isatty(3)) looks at its input or at its output.
@@ -121,7 +133,7 @@ class Relay:
             tty.setraw(0, termios.TCSADRAIN)  # what was typed meanwhile is for the program
             signal.signal(signal.SIGWINCH, self._resize)
             self._resize()
-            self._copy(0, _writer(master), lambda: None)
+            self._copy(0, self._keyed(_writer(master)), lambda: None)
             self._outputs.append(self._copy(master, self._sinks[1], lambda: None))
         for place, descriptor in self._ours.items():
             # Closed when nobody reads what we write, too: the program learns of it as it would without us.
@@ -130,6 +142,51 @@ class Relay:
                 self._copy(0, _writer(descriptor), end)
             else:
                 self._outputs.append(self._copy(descriptor, self._sinks[place], end))
+
+    @property
+    def has_terminal(self) -> bool:
+        """Whether the program runs in a terminal of its own, and ours can be had with ``held``."""
+        return self._master is not None
+
+    @contextlib.contextmanager
+    def held(self, keys: Callable[[bytes], None]) -> Iterator[Callable[[str], None]]:
+        """Within the block our terminal is the caller's: what the program writes waits, what is typed goes to
+        ``keys``, and the function that is given writes. Afterwards the program is told to draw anew."""
+        write = _writer(1)
+
+        def say(text: str) -> None:
+            with contextlib.suppress(OSError):
+                write(text.encode())
+
+        with self._turn, self._quiet:
+            self._keys = keys
+            try:
+                yield say
+            finally:
+                self._keys = None
+        if self._master is not None:
+            # Whoever draws a whole screen does so when its size changes (SIGWINCH), not when it stays.
+            with contextlib.suppress(OSError):
+                rows, columns = _window(0)
+                for height in (rows - 1, rows):
+                    size = struct.pack("=HHHH", height, columns, 0, 0)
+                    fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
+                    time.sleep(_REDRAW_SECONDS)  # Two changes at once would be none.
+
+    def _aloud(self, sink: Callable[[bytes], None]) -> Callable[[bytes], None]:
+        def write(data: bytes) -> None:
+            with self._turn:
+                pass
+            with self._quiet:
+                sink(data)
+
+        return write
+
+    def _keyed(self, sink: Callable[[bytes], None]) -> Callable[[bytes], None]:
+        def write(data: bytes) -> None:
+            (self._keys or sink)(data)
+
+        return write
 
     def finish(self) -> None:
         """The program has ended: copy what it left in the pipes. What runs on in the background may hold

@@ -79,8 +79,8 @@ def run(options: argparse.Namespace) -> int:
     console = Console()
     digests = [(secret.name, secret.key) for secret in _DEMO_SECRETS]
     with (
-        resolve(profile, identity, ensure=_DEMO_SECRETS, digests=digests) as credentials,
-        Session("stage4", reporter=console, identity=identity) as session,
+        resolve(profile, identity, ensure=_DEMO_SECRETS, digests=digests, early=options.early) as credentials,
+        Session("stage4", reporter=console, identity=identity, early=options.early) as session,
         MockServices(session, _tokens(credentials.digests)) as mocks,
         NamespaceProxy(session, profile, credentials, upstreams=mocks.upstreams) as proxy,
         NamespaceSandbox(session, profile, proxy) as sandbox,

@@ -146,10 +146,15 @@ def _lines(
     lines += [_step(step) for step in told.steps] or ["  the profile has no rules"]
     decision = told.decision
     if not isinstance(decision, Allow):
+        if told.asked:
+            seconds = f"denied without an answer in {policy.ask_seconds} s"
+            return [*lines, f"waits for a person's answer, {seconds} ({decision.reason})"]
         return [*lines, f"denied ({decision.status}, {decision.reason}): {decision.hint}"]
     lines.append(f"allowed by rule {decision.rule.name}")
     if decision.inject:
         lines.append(f"  injected: {', '.join(decision.inject)}")
+    if told.uninjected is not None:
+        lines.append(f"  no credential ({told.uninjected.reason}): {told.uninjected.hint}")
     if decision.rule.secrets:
         places = ", ".join(sorted(decision.rule.placeholders))
         lines.append(f"  placeholders become secrets in {places}: {', '.join(decision.rule.secrets)}")

@@ -160,8 +160,7 @@ def choose(limits: Limits, facts: LimitFacts) -> LimitPlan:
     for name in ("memory", "pids", "cpu"):
         value = getattr(limits, name)
         if value is None and name == "pids":
-            # Nobody asked: where nothing enforces it, it is not missed.
-            default = replace(_choose(name, DEFAULT_PIDS, facts), needed=False)
+            default = _default_pids(facts)
             chosen += [default] if default.mechanism != "none" else []
         elif value is not None:
             limit = _choose(name, value, facts)
@@ -199,6 +198,14 @@ def _choose(name: str, value: float, facts: LimitFacts) -> Limit:
         # Exact: the workload has a user namespace of its own, in which it is the only user.
         return Limit(name, value, "rlimit")
     return Limit(name, value, "none")
+
+
+def _default_pids(facts: LimitFacts) -> Limit:
+    """Nobody asked for it: where nothing enforces it, it is not missed. A control group is not made for it
+    alone: moving a process into one waits for all processors, some 10 ms, and rlimits are as exact."""
+    if facts.nproc_of_namespace:
+        return Limit("pids", DEFAULT_PIDS, "rlimit", needed=False)
+    return replace(_choose("pids", DEFAULT_PIDS, facts), needed=False)
 
 
 def _unenforceable(limit: Limit) -> NsharnessError:

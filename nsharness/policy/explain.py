@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from nsharness.policy.asking import askable
 from nsharness.policy.conditions import Condition, Miss, match
 from nsharness.policy.decide import Allow, Deny, allowances, decide, denials
 from nsharness.policy.model import Policy, Rule
 from nsharness.policy.request import RequestView
 from nsharness.policy.route import Intercept, Tunnel, route
+from nsharness.policy.uninjected import Uninjected, uninjected
 
 Outcome = Literal["matches", "fails", "not reached"]
 
@@ -37,11 +39,15 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """What was decided, and on the way to it: first the rules that deny, then those that allow, each in the
-    order of the profile. ``connection`` says whether TLS to that host would be looked into."""
+    order of the profile. ``connection`` says whether TLS to that host would be looked into, ``uninjected``
+    why an allowed request goes without the credential that its host has, ``asked`` whether a person would be
+    asked about one that is denied."""
 
     steps: tuple[Step, ...]
     decision: Allow | Deny
     connection: Intercept | Tunnel | Deny
+    uninjected: Uninjected | None = None
+    asked: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with everything but what the request was."""
@@ -52,6 +58,8 @@ class Explanation:
             "reason": None if isinstance(self.decision, Allow) else self.decision.reason,
             "status": None if isinstance(self.decision, Allow) else self.decision.status,
             "hint": None if isinstance(self.decision, Allow) else self.decision.hint,
+            "not_injected": None if self.uninjected is None else self.uninjected.reason,
+            "asked": self.asked,
             "inject": list(self.decision.inject) if isinstance(self.decision, Allow) else [],
             "connection": type(self.connection).__name__.lower(),
             "intercepted_for": self.connection.why if isinstance(self.connection, Intercept) else None,
@@ -73,4 +81,11 @@ def explain(policy: Policy, request: RequestView) -> Explanation:
         else:
             steps.append(Step(rule, "matches"))
             decided = True
-    return Explanation(tuple(steps), decide(policy, request), route(policy, request.host, request.port))
+    decision = decide(policy, request)
+    return Explanation(
+        tuple(steps),
+        decision,
+        route(policy, request.host, request.port),
+        uninjected(policy, request, decision) if isinstance(decision, Allow) else None,
+        askable(policy, request),
+    )

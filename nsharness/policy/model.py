@@ -27,6 +27,9 @@ Place = Literal["header", "basic"]
 StrayPlaceholders = Literal["block", "leave"]
 Engine = Literal["fast", "mitmproxy"]
 """What moves the bytes of HTTP/1.1; HTTP/2 is always mitmproxy's."""
+Unknown = Literal["deny", "ask"]
+"""What becomes of a request to a host that no rule names: it is denied, or waits for a person's answer."""
+ASK_SECONDS = 60
 Upstream = tuple[str, int]
 
 
@@ -178,7 +181,9 @@ class Policy:
 
     ``upstreams`` maps ``host:port`` (canonical, IPv6 in brackets) to the address and port that the
     proxy connects to instead of resolving the name. ``stray_placeholders`` says what happens to a request
-    that has a placeholder where it does not become the secret, ``engine`` what moves the bytes.
+    that has a placeholder where it does not become the secret, ``engine`` what moves the bytes. ``unknown``
+    says what happens to a request to a host that no rule names, and ``ask_seconds`` how long a person has to
+    answer.
     """
 
     profile: str
@@ -187,8 +192,14 @@ class Policy:
     proxy_auth: ProxyAuth = "listener"
     stray_placeholders: StrayPlaceholders = "block"
     engine: Engine = "fast"
+    unknown: Unknown = "deny"
+    ask_seconds: int = ASK_SECONDS
 
     def __post_init__(self) -> None:
+        if self.unknown not in get_args(Unknown):
+            raise PolicyError("unknown is neither deny nor ask")
+        if not 0 < self.ask_seconds <= 3600:
+            raise PolicyError("ask_seconds is out of range")
         if self.proxy_auth not in get_args(ProxyAuth):
             raise PolicyError("proxy_auth is neither listener nor bearer nor mtls")
         if self.stray_placeholders not in get_args(StrayPlaceholders):
@@ -204,8 +215,9 @@ class Policy:
 
     @property
     def served_by(self) -> Engine:
-        """The engine that it names; clients that show a certificate at the door are always mitmproxy's."""
-        return "mitmproxy" if self.proxy_auth == "mtls" else self.engine
+        """The engine that it names; clients that show a certificate at the door, and requests that wait for a
+        person, are always mitmproxy's."""
+        return "mitmproxy" if self.proxy_auth == "mtls" or self.unknown == "ask" else self.engine
 
     def upstream(self, host: str, port: int) -> Upstream | None:
         """The address that a canonical host and port is mapped to, or None: resolve it."""
@@ -225,6 +237,8 @@ class Policy:
             "proxy_auth": self.proxy_auth,
             "stray_placeholders": self.stray_placeholders,
             "engine": self.engine,
+            "unknown": self.unknown,
+            "ask_seconds": self.ask_seconds,
         }
 
     @classmethod
@@ -246,6 +260,8 @@ class Policy:
                 "StrayPlaceholders", _typed(values["stray_placeholders"], str, "stray_placeholders")
             ),
             engine=cast("Engine", _typed(values["engine"], str, "engine")),
+            unknown=cast("Unknown", _typed(values["unknown"], str, "unknown")),
+            ask_seconds=_typed(values["ask_seconds"], int, "ask_seconds"),
         )
 
 

@@ -8,7 +8,7 @@ Whatever no rule names is denied; a rule without ``methods``, ``paths`` or ``por
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import (
     AfterValidator,
@@ -26,13 +26,22 @@ from pydantic_core import PydanticCustomError
 from nsharness.credentials.build import bindings_of, check_bindings
 from nsharness.credentials.secret import SecretRef
 from nsharness.errors import NsharnessError
-from nsharness.policy import checks, filesystem
+from nsharness.policy import checks
 from nsharness.policy import placeholders as placeholder_text
-from nsharness.policy.filesystem import PROTECTED
 from nsharness.policy.hosts import HostPattern
-from nsharness.policy.model import Engine, Place, Policy, ProxyAuth, Rule, StrayPlaceholders
+from nsharness.policy.model import (
+    ASK_SECONDS,
+    Engine,
+    Place,
+    Policy,
+    ProxyAuth,
+    Rule,
+    StrayPlaceholders,
+    Unknown,
+)
 from nsharness.policy.paths import PathGlob
 from nsharness.policy.resources import LimitSettings
+from nsharness.policy.sharing import FilePath, FilesystemSettings, PrivilegeSettings
 from nsharness.policy.suffixes import is_shared
 from nsharness.policy.units import Rate, parse_size
 
@@ -203,60 +212,18 @@ class ProxySettings(_Strict):
         "WebSockets, and clients that speak nothing but HTTP/2, to mitmproxy, or `mitmproxy` for everything.",
     )
 
-    @property
-    def served_by(self) -> Engine:
-        """The engine that serves; clients that show a certificate at the door are always mitmproxy's."""
-        return "mitmproxy" if self.auth == "mtls" else self.engine
 
+class NetworkSettings(_Strict):
+    """What becomes of requests that no rule is about."""
 
-_FilePath = Annotated[_Text, AfterValidator(filesystem.path)]
-_Glob = Annotated[_Text, AfterValidator(filesystem.glob)]
-_Below = Annotated[_Text, AfterValidator(filesystem.relative)]
-
-
-class FilesystemSettings(_Strict):
-    """What of the host's files the workload sees. Relative paths are relative to the profile's file."""
-
-    workspace: Annotated[_FilePath | None, _NotNull] = Field(
-        default=None, description="Folder of the host that the workload works in. Absent: none."
+    unknown: Unknown = Field(
+        default="deny",
+        description="What becomes of a request to a host that no rule names: it is denied (`deny`), or waits "
+        "until a person has answered (`ask`).",
     )
-    workspace_mode: Literal["rw", "ro", "overlay"] = Field(
-        default="rw",
-        description="What the workload's changes there become: written to the folder (`rw`), refused (`ro`), "
-        "or kept aside until `nsharness apply` (`overlay`).",
-    )
-    read_only: Annotated[tuple[_FilePath, ...], _NotNull, AfterValidator(checks.unique)] = Field(
-        default=(), description="Files and folders of the host that the workload may read."
-    )
-    read_write: Annotated[tuple[_FilePath, ...], _NotNull, AfterValidator(checks.unique)] = Field(
-        default=(), description="Files and folders of the host that the workload may read and write."
-    )
-    hide: Annotated[tuple[_Glob, ...], _NotNull, AfterValidator(checks.unique)] = Field(
-        default=(),
-        description="Globs of what is hidden in every shared folder: `.env*` by name at any depth, "
-        "`config/**/*.key` by path. Hidden files read as empty, hidden folders are empty.",
-    )
-    protect: Annotated[tuple[_Below, ...], _NotNull, AfterValidator(checks.unique)] = Field(
-        default=PROTECTED,
-        description="Paths in the workspace that are read-only in mode `rw` where they exist at the start: "
-        "tools of the host would run what stands there.",
-    )
-    size: Annotated[
-        StrictStr | StrictInt | None, _NotNull, AfterValidator(checks.at_least_bytes(1 << 16))
-    ] = Field(
-        default=None,
-        description="Another way to write `tmp` of `[limits]`: the size of each private file system.",
-    )
-
-
-class PrivilegeSettings(_Strict):
-    """What the workload may do beyond what every workload may."""
-
-    user_namespaces: StrictBool = Field(
-        default=False,
-        description="Lets programs make user namespaces, and pid, network and ipc namespaces in them, and "
-        "call `chroot` there: the sandboxes of Chromium and Firefox need it. More of the kernel can be "
-        "attacked then. Without it nothing in the sandbox can make a namespace.",
+    ask_seconds: Annotated[StrictInt, Field(ge=1, le=3600)] = Field(
+        default=ASK_SECONDS,
+        description="How long a question waits for its answer, in seconds; after that it is denied.",
     )
 
 
@@ -265,6 +232,11 @@ class Profile(_Strict):
 
     name: Annotated[StrictStr, AfterValidator(checks.profile_name)] = Field(
         description="Name of the profile; run ids begin with it. A file without it is called by its own name."
+    )
+    extends: Annotated[StrictStr | tuple[_Text, ...], AfterValidator(checks.only_in_files)] = Field(
+        default=(),
+        description="Profiles that this one builds on: files, relative to its own, or names of profiles in "
+        "`~/.config/nsharness`. Only in files.",
     )
     system_prompt: StrictStr = Field(default="", description="What the agent's model is told first.")
     model: _Text = Field(
@@ -305,8 +277,11 @@ class Profile(_Strict):
         "is denied, or the placeholder, which is worth nothing, is left in it.",
     )
     proxy: ProxySettings = Field(default=ProxySettings(), description="Settings of the proxy, see below.")
+    network: NetworkSettings = Field(
+        default=NetworkSettings(), description="What becomes of requests that no rule is about, see below."
+    )
     limits: LimitSettings = Field(default=LimitSettings(), description="What a sandbox may use, see below.")
-    workspace: Annotated[_FilePath | None, _NotNull] = Field(
+    workspace: Annotated[FilePath | None, _NotNull] = Field(
         default=None, description="Short for `workspace` in `[filesystem]`, when nothing else is said there."
     )
     filesystem: FilesystemSettings = Field(
@@ -369,6 +344,8 @@ class Profile(_Strict):
             proxy_auth=self.proxy.auth,
             stray_placeholders=self.stray_placeholders,
             engine=self.proxy.engine,
+            unknown=self.network.unknown,
+            ask_seconds=self.network.ask_seconds,
         )
 
     def with_upstreams(self, upstreams: Mapping[str, str]) -> Profile:

@@ -28,6 +28,12 @@ _EXAMPLE: Final = """\
 # The secret of that rule is stored with: nsharness secret set wiki --key token
 """
 
+_NETWORK: Final = """\
+# Hosts that no rule names: with this a person is asked, at the terminal or with nsharness approve.
+# [network]
+# unknown = "ask"
+"""
+
 _FILES: Final = """\
 # Files: the folder in which a command is started is shared with it; .env files are hidden there.
 [filesystem]
@@ -45,10 +51,10 @@ def profile_text(name: str, additions: Sequence[Addition]) -> str:
         parts.append(f"# Secrets to store; each command reads a value from standard input:\n{told}")
     if env := variables(additions, {}):
         parts.append("[env]\n" + "".join(f"{key} = {_value(value)}\n" for key, value in env.items()))
-    parts.append(_FILES)
+    parts += [_NETWORK, _FILES]
     for addition in additions:
         parts.append(f"# --- {addition.name} ---\n")
-        parts += ["[[sandbox_proxy_rules]]\n" + _table(rule) for rule in addition.rules]
+        parts += ["[[sandbox_proxy_rules]]\n" + table(rule) for rule in addition.rules]
     if not additions:
         parts.append(_EXAMPLE)
     return "\n".join(parts)
@@ -65,8 +71,17 @@ def storing(ref: str) -> str:
     return f"nsharness secret set {name} --key {key}"
 
 
-def _table(values: Mapping[str, Any]) -> str:
+def table(values: Mapping[str, Any]) -> str:
+    """The keys of a table, a line each."""
     return "".join(f"{_key(key)} = {_value(value)}\n" for key, value in values.items())
+
+
+def document(values: Mapping[str, Any], rules: str = "") -> str:
+    """A whole profile but for its rules, which stand at the end as text. Tables within tables are inline."""
+    plain = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
+    parts = [table(plain)] if plain else []
+    parts += [f"[{_key(k)}]\n{table(v)}" for k, v in values.items() if isinstance(v, Mapping)]
+    return "\n".join([*parts, *([rules] if rules else [])])
 
 
 def _key(text: str) -> str:

@@ -29,21 +29,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST
-from pyroute2.netlink.rtnl import (
-    RTM_GETLINK,
-    RTM_NEWADDR,
-    RTM_NEWLINK,
-    RTM_NEWNEIGH,
-    RTM_NEWROUTE,
-    RTM_SETLINK,
-)
-from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-from pyroute2.netlink.rtnl.ndmsg import ndmsg
-from pyroute2.netlink.rtnl.rtmsg import rtmsg
-
 from nsharness.linux.fds import close_all
+from nsharness.linux.submodules import behind
+
+# Its __init__ imports databases, event loops and more: 70 ms, and pages that every sandbox's fork would copy.
+with behind("pyroute2"):
+    from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST
+    from pyroute2.netlink.rtnl import (
+        RTM_GETLINK,
+        RTM_NEWADDR,
+        RTM_NEWLINK,
+        RTM_NEWNEIGH,
+        RTM_NEWROUTE,
+        RTM_SETLINK,
+    )
+    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+    from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+    from pyroute2.netlink.rtnl.ndmsg import ndmsg
+    from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 GATEWAY_ADDRESS: Final = "10.127.0.1"
 SANDBOX_ADDRESS: Final = "10.127.0.2"

@@ -20,7 +20,7 @@ _ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"
 _STDERR_TAIL: Final = 2000
 
 RUN_OPTION: Final = "nsharness-run"
-"""Option of the interpreter (``-X``) by which a helper process names its run."""
+"""Option of the interpreter (``-X``) by which a helper process names its run, or the random end of its id."""
 
 
 class Child:

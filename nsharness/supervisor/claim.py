@@ -10,6 +10,8 @@ import contextlib
 import fcntl
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +38,17 @@ def claim(run: RunDirectory) -> int:
         ) from error
 
 
+@contextmanager
+def claimed(run: RunDirectory) -> Iterator[None]:
+    """Within the block the run is ours; after it nothing of the claim is left, wherever an interrupt came."""
+    descriptor = -1
+    try:
+        descriptor = claim(run)
+        yield
+    finally:
+        release(run, descriptor)
+
+
 def _locked(run: RunDirectory) -> int:
     with run.identity.files():
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -54,8 +67,10 @@ def _locked(run: RunDirectory) -> int:
 def release(run: RunDirectory, descriptor: int) -> None:
     """The run is over, and nothing of it is left."""
     with run.identity.files(), contextlib.suppress(OSError):
-        (run.path / LIVE).unlink(missing_ok=True)
-    os.close(descriptor)
+        for path in traces(run):
+            path.unlink(missing_ok=True)
+    if descriptor >= 0:
+        os.close(descriptor)
 
 
 def claim_dead(run: RunDirectory) -> int | None:

@@ -1,6 +1,7 @@
 """The way into a running run: a socket in its state directory, for the commands about one.
 
-Requests: ``status``, ``stop``, ``reload``, answered by ``reloaded`` with a text or by ``error``, and
+Requests: ``status``, ``stop``, ``reload``, answered by ``reloaded`` with a text or by ``error``,
+``questions``, and ``answer`` with a ``host`` and an ``answer``, for ``answered`` with a text;
 ``spawn`` with the descriptors 0, 1, 2 of the new program, answered by ``spawned`` or ``error`` and later by
 ``exit``; with ``terminal`` (rows, columns, streams…) those streams are a terminal of its own, whose other end
 comes with ``spawned``. ``signal`` goes to the program that was spawned on the same connection. When the
@@ -19,6 +20,7 @@ from typing import Any, cast
 
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
+from nsharness.supervisor.answers import Answers
 from nsharness.supervisor.client import folder_of, peer_uid
 from nsharness.supervisor.hub import Action
 from nsharness.supervisor.init import Process, Terminal
@@ -35,8 +37,10 @@ class ControlServer:
         sandbox: NamespaceSandbox,
         on_stop: Callable[[], None],
         on_reload: Callable[[], str] | None = None,
+        answers: Answers | None = None,
     ) -> None:
         self._on_reload = on_reload
+        self._answers = answers
         self._session = session
         self._sandbox = sandbox
         self._on_stop = on_stop
@@ -123,6 +127,13 @@ class ControlServer:
                 self._on_stop()
             case "reload" if self._on_reload is not None:
                 fds.send(client, {"event": "reloaded", "text": self._on_reload()})
+            case "questions" if self._answers is not None:
+                fds.send(client, {"event": "questions", "questions": self._answers.listing()})
+            case "answer" if self._answers is not None:
+                text = self._answers.give(str(message["host"]), str(message["answer"]))
+                fds.send(client, {"event": "answered", "text": text})
+            case "questions" | "answer":
+                raise NsharnessError("there is nothing to answer", why="this run asks about no hosts")
             case "spawn":
                 exits = _Exit(client)
                 process = self._sandbox.spawn(

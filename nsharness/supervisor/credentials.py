@@ -7,16 +7,18 @@ import os
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nsharness.credentials.build import bindings_of
+from nsharness.credentials.map import CredentialMap
 from nsharness.credentials.store import SecretStore
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
 from nsharness.linux.identity import Identity
 from nsharness.policy.profile import Profile
 from nsharness.supervisor.child import Child
+from nsharness.supervisor.early import Early
 
 _RESOLVE_SECONDS = 60.0
 
@@ -41,6 +43,8 @@ class Credentials:
     """SHA-256 in hex of the secrets that were asked for, by ``name.key``."""
     kinds: Mapping[str, str]
     """The kind of each secret by ``name.key``, which is what a placeholder for it has to look like."""
+    early: bool = False
+    """Whether the proxy that was started early has this map."""
 
     def close(self) -> None:
         """Let go of the map."""
@@ -59,27 +63,46 @@ def resolve(
     *,
     ensure: Sequence[Ensured] = (),
     digests: Sequence[tuple[str, str]] = (),
+    early: Early | None = None,
 ) -> Credentials:
     """Let the resolver process fill in the profile's templates from the owner's secret store.
 
-    ``NsharnessError`` that names rule, secret and key when one is missing; nothing has been started then.
+    ``early`` has the memory for the map, where a proxy was started with it. ``NsharnessError`` that names the
+    rule, secret and key when one is missing; no run has been started then.
     """
+    taken = None if early is None else early.take_map()
+    content = fds.memfd("credentials") if taken is None else taken
+    try:
+        return replace(_resolved(profile, identity, ensure, digests, content), early=taken is not None)
+    except BaseException:
+        fds.close_all([content])
+        raise
+
+
+def _resolved(
+    profile: Profile,
+    identity: Identity,
+    ensure: Sequence[Ensured],
+    digests: Sequence[tuple[str, str]],
+    content: int,
+) -> Credentials:
+    bindings = bindings_of(profile)
+    if not (bindings or ensure or digests):
+        # There is nothing to resolve, and so nothing that a process of its own would have to read.
+        fds.write_all(content, CredentialMap({}).to_bytes())
+        fds.seal(content)
+        return Credentials(content, (), {}, {}, {})
     request: dict[str, Any] = {
         "store": str(SecretStore.default(identity.home, os.environ).root),
-        "bindings": [binding.to_json() for binding in bindings_of(profile)],
+        "bindings": [binding.to_json() for binding in bindings],
         "digests": [list(pair) for pair in digests],
         "ensure": [{"name": e.name, "key": e.key, "prefix": e.prefix} for e in ensure],
     }
     if identity.privileged and identity.owner_uid != 0:
         request |= {"uid": identity.owner_uid, "gid": identity.owner_gid}
-    content = fds.memfd("credentials")
-    try:
-        reply = _run(request, content)
-        if not fds.is_sealed(content):
-            raise NsharnessError("cannot resolve the credentials", why="the map was not sealed")
-    except BaseException:
-        fds.close_all([content])
-        raise
+    reply = _run(request, content)
+    if not fds.is_sealed(content):
+        raise NsharnessError("cannot resolve the credentials", why="the map was not sealed")
     headers = {host: tuple(names) for host, names in reply["headers"].items()}
     return Credentials(content, tuple(reply["hosts"]), headers, reply["digests"], reply["kinds"])
 

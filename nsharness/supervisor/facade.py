@@ -10,11 +10,12 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Self
+from typing import Any, Self
 
 from nsharness.linux.identity import Identity, current
 from nsharness.policy.load import load_profile
 from nsharness.policy.profile import Profile
+from nsharness.supervisor.answers import Answers
 from nsharness.supervisor.channel import Message
 from nsharness.supervisor.console import Reporter
 from nsharness.supervisor.credentials import resolve
@@ -68,6 +69,7 @@ class Sandbox:
             self._stack.close()
             raise
         self._session = session
+        self._answers = Answers(proxy, self._sandbox.id)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -92,6 +94,18 @@ class Sandbox:
         """What the proxy refused so far, as in the audit log: ``method``, ``host``, ``reason``…"""
         self._session.hub.flush()
         return list(self._denials)
+
+    @property
+    def questions(self) -> list[dict[str, Any]]:
+        """The hosts that were asked about, where the profile says ``unknown = "ask"``: ``host``, and its
+        ``state``: ``waiting``, ``unanswered``, ``allowed`` or ``denied``."""
+        self._session.hub.flush()
+        return self._answers.listing()
+
+    def answer(self, host: str, *, allow: bool) -> None:
+        """Say whether a host may be reached, without any credential, until the sandbox ends; also before
+        anybody asked. ``NsharnessError`` for one that the profile names, or that cannot be asked about."""
+        self._answers.give(host, "once" if allow else "never")
 
     def run(
         self,

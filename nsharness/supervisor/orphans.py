@@ -112,7 +112,7 @@ def _of_run(
     groups: Callable[[], Mapping[str, list[str]]],
 ) -> Iterator[tuple[Orphan, Callable[[], bool]]]:
     """What a dead run has left, and how each is removed, in the order in which that is to be done."""
-    for pid in processes().get(run.id, []):
+    for pid in processes().get(_token(run.id), []):
         yield Orphan(run.id, "process", str(pid)), partial(_end, pid, run.id)
     for path in groups().get(run.id, []):
         if _holds_only(path, run.identity):
@@ -139,12 +139,17 @@ def _unlink(run: RunDirectory, path: Path) -> bool:
 
 
 def _processes() -> dict[str, list[int]]:
-    """Pids by the run that their command line names; zombies have none."""
+    """Pids by the random end of the run that their command line names; zombies have none."""
     found: dict[str, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (run := _run_of(int(entry.name))) is not None:
-            found.setdefault(run, []).append(int(entry.name))
+            found.setdefault(_token(run), []).append(int(entry.name))
     return found
+
+
+def _token(run: str) -> str:
+    """The random end of a run's id: a helper may have been started before the rest was known."""
+    return run.rpartition("-")[2]
 
 
 def _run_of(pid: int) -> str | None:
@@ -167,7 +172,7 @@ def _end(pid: int, run: str) -> bool:
     except ProcessLookupError:
         return True
     try:
-        if _run_of(pid) != run:  # the number is another process's by now
+        if _token(_run_of(pid) or "") != _token(run):  # the number is another process's by now
             return True
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         return bool(select.select([pidfd], [], [], _KILL_SECONDS)[0])

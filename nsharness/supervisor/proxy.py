@@ -8,6 +8,7 @@ meanwhile, clients go on trusting the same certificate, and while no proxy runs 
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 import threading
 import time
@@ -20,12 +21,16 @@ from nsharness.credentials.placeholder import SALT_BYTES, placeholder
 from nsharness.credentials.secret import SecretRef
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
+from nsharness.policy.asking import askable_host, granted
 from nsharness.policy.load import upstream_authorities
+from nsharness.policy.model import Policy
 from nsharness.policy.profile import Profile
+from nsharness.policy.uninjected import REASONS
 from nsharness.supervisor.channel import Channel, Message
 from nsharness.supervisor.child import Child
-from nsharness.supervisor.console import names
+from nsharness.supervisor.console import names as listed
 from nsharness.supervisor.credentials import Credentials
+from nsharness.supervisor.questions import Questions
 from nsharness.supervisor.session import Session
 
 _START_SECONDS: Final = 30.0
@@ -81,14 +86,18 @@ class NamespaceProxy:
             self._upstream_ca = upstream_authorities(profile)
         self._upstreams = dict(upstreams or {})
         self._policy = profile.with_upstreams(self._upstreams).to_policy().to_json()
-        self._engine = profile.proxy.served_by
+        self._engine = Policy.from_json(self._policy).served_by
         self._bearer_wanted = profile.proxy.auth == "bearer"
         self._credentials = credentials
         self._on_audit = on_audit
         self._salt = secrets.token_bytes(SALT_BYTES)
+        self.questions = Questions()
+        """What a person is asked about."""
         self._lock = threading.RLock()
+        # Held while policies are changed, which waits for the proxy: never by the hub's thread.
+        self._changing = threading.Lock()
         self._attachments: dict[str, Attachment] = {}
-        self._names: dict[str, Any] = {}
+        self._names: dict[str, list[str]] = {}
         self._closing = False
         self._deaths: list[float] = []
         self._authorities: dict[str, int] = {}
@@ -108,7 +117,7 @@ class NamespaceProxy:
         except BaseException:
             self.__exit__()
             raise
-        hosts = names(self._credentials.hosts)
+        hosts = listed(self._credentials.hosts)
         self._report(f"credentials loaded for hosts: {hosts}")
         self._report(f"Started (pid {self.pid}, engine={self._engine}, injecting for hosts={hosts})")
         return self
@@ -120,19 +129,13 @@ class NamespaceProxy:
 
     def _launch(self) -> None:
         """Start a proxy process and hand it everything; also the way back after a death."""
-        ours, theirs = fds.message_pair()
         self._serving.clear()
-        with theirs:
-            numbers = {
-                "--control-fd": theirs.fileno(),
-                "--credentials-fd": self._credentials.descriptor,
-            }
-            arguments = [str(word) for pair in numbers.items() for word in pair]
-            self._child = Child(
-                "nsharness_proxy", arguments, list(numbers.values()), run=self._session.run.id
-            )
-        child = self._child
-        self._channel = Channel(self._session.hub, ours, self._on_event, lambda: self._on_end(child))
+        started = self._session.early.take("proxy") if self._credentials.early else None
+        started = started or self._session.start("nsharness_proxy", self._credentials.descriptor)
+        self._child = child = started.child
+        self._channel = Channel(
+            self._session.hub, started.socket, self._on_event, lambda: self._on_end(child)
+        )
         drop = self._session.identity.drop_to
         uid, gid = drop if drop is not None else (None, None)
         # A process that is dead already shows itself at the end of the channel.
@@ -157,14 +160,17 @@ class NamespaceProxy:
                     self._announced.notify_all()
             case "ready":
                 self._serving.set()
+            case "question":
+                self._asked(message)
+            case "question-over":
+                self.questions.over(str(message.get("sandbox")), str(message.get("host")))
             case "names":
                 # Which address stands for which name must outlive a proxy: clients keep what they resolved.
-                self._names[str(message["sandbox"])] = message["names"]
-            case "audit":
-                self._audit(message)
-            case "audits":
-                for line in message["lines"]:
-                    self._audit(line)
+                known = self._names.setdefault(str(message["sandbox"]), [])
+                known[int(message["at"]) :] = message["names"]["names"]
+            case "audit" | "audits":
+                for event in message.get("lines", [message]):
+                    self._audit(event)
             case "error":
                 self._failure = f"{message.get('what')}: {message.get('why')}"
                 self._report(self._failure)
@@ -176,10 +182,12 @@ class NamespaceProxy:
 
     def _audit(self, message: Message) -> None:
         if message.get("action") == "inject":
-            what = f"headers for {message.get('host')}: {names(message.get('headers', ()))}"
+            what = f"headers for {message.get('host')}: {listed(message.get('headers', ()))}"
             if message.get("proof", {}).get("certificate"):
                 what = f"{what}, over a connection for its client certificate"
             self._report(f"injected {what}")
+        elif message.get("action") == "allow" and message.get("reason") in REASONS:
+            self._report(f"injected nothing for {message.get('host')}: {message.get('reason')}")
         elif message.get("action") == "deny":
             target = message.get("host") or "a connection"
             self._report(
@@ -195,6 +203,7 @@ class NamespaceProxy:
                 return
             child.end(1.0)
             self._channel.close()
+            self.questions.clear()
             now = time.monotonic()
             self._deaths = [moment for moment in self._deaths if now - moment < _QUICK_SECONDS] + [now]
             if not self._ca or len(self._deaths) > _MAX_QUICK_DEATHS:
@@ -263,18 +272,54 @@ class NamespaceProxy:
         """
         policy = profile.with_upstreams(self._upstreams).to_policy().to_json()
         changed: list[str] = []
-        for sandbox in list(self._attachments):
+        with self._changing:
+            for sandbox in list(self._attachments):
+                try:
+                    self._swap(sandbox, self._answered(sandbox, policy))
+                except (NsharnessError, EOFError, OSError, ValueError) as error:
+                    # Those that took it go back. If that fails the proxy is gone, the next gets the old one.
+                    for earlier in changed:
+                        with contextlib.suppress(NsharnessError, EOFError, OSError):
+                            self._swap(earlier, self._answered(earlier, self._policy))
+                    why = getattr(error, "why", "") or str(error) or "the proxy ended meanwhile"
+                    raise NsharnessError(f"profile {profile.name} is not in force", why=why) from None
+                changed.append(sandbox)
+            self._policy = policy
+
+    def _asked(self, message: Message) -> None:
+        """The proxy has a question. One that was answered before is one of a proxy that died."""
+        sandbox, host = str(message.get("sandbox")), str(message.get("host"))
+        if host in self.questions.hosts(sandbox, "denied"):
+            with contextlib.suppress(OSError):
+                self._channel.send({"op": "refuse", "sandbox": sandbox, "host": host})
+        elif (question := self.questions.posed(message)) is not None:
+            self._report(f"waits for an answer about {question.text}: nsharness approve {sandbox}")
+
+    def asks_about(self, host: str) -> bool:
+        """Whether a canonical host is one that a person may answer about."""
+        return askable_host(Policy.from_json(self._policy), host)
+
+    def answer(self, sandbox: str, host: str, *, allow: bool) -> None:
+        """Put a person's answer about a canonical host in force, for this run; also over a restart of the
+        proxy, and over a reload as long as the new profile does not name the host itself.
+
+        ``NsharnessError`` where the proxy does not take it: all is as before then.
+        """
+        with self._changing:
+            before = self.questions.answered(sandbox, host, "allowed" if allow else "denied")
             try:
-                self._swap(sandbox, policy)
+                self._swap(sandbox, self._answered(sandbox, self._policy))
+                if not allow:
+                    self._channel.request({"op": "refuse", "sandbox": sandbox, "host": host})
             except (NsharnessError, EOFError, OSError, ValueError) as error:
-                # Those that took it go back. If that fails the proxy is gone, and the next gets the old one.
-                for earlier in changed:
-                    with contextlib.suppress(NsharnessError, EOFError, OSError):
-                        self._swap(earlier, self._policy)
+                self.questions.answered(sandbox, host, before)
                 why = getattr(error, "why", "") or str(error) or "the proxy ended meanwhile"
-                raise NsharnessError(f"profile {profile.name} is not in force", why=why) from None
-            changed.append(sandbox)
-        self._policy = policy
+                raise NsharnessError(f"the answer about {host} is not in force", why=why) from None
+
+    def _answered(self, sandbox: str, policy: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A policy with what was said yes to."""
+        hosts = self.questions.hosts(sandbox, "allowed")
+        return granted(Policy.from_json(policy), hosts).to_json() if hosts else policy
 
     def _swap(self, sandbox: str, policy: Mapping[str, Any]) -> None:
         """Change one sandbox's policy, at the proxy and for its successors."""
@@ -293,16 +338,17 @@ class NamespaceProxy:
         if self._credentials.kinds:
             refs = map(SecretRef.parse, self._credentials.kinds)
             message["placeholders"] = {self.placeholder(ref): str(ref) for ref in refs}
-        if attachment.sandbox in self._names:
-            message["names"] = self._names[attachment.sandbox]
-        authorities = []
+        large = []
+        if names := self._names.get(attachment.sandbox):
+            message["names"] = True
+            large.append(fds.memfd("names", json.dumps({"names": names}).encode("ascii")))
         if self._upstream_ca:
             message["upstream_ca"] = True
-            authorities.append(fds.memfd("upstream_ca", self._upstream_ca.encode("ascii")))
+            large.append(fds.memfd("upstream_ca", self._upstream_ca.encode("ascii")))
         try:
-            self._channel.send(message, (*attachment.listeners, attachment.audit, *authorities))
+            self._channel.send(message, (*attachment.listeners, attachment.audit, *large))
         finally:
-            fds.close_all(authorities)
+            fds.close_all(large)
 
     def detach(self, sandbox: str) -> None:
         """Serve that sandbox no more and let go of its gateway's sockets. Idempotent."""

@@ -8,8 +8,9 @@ from types import TracebackType
 
 from nsharness.errors import NsharnessError
 from nsharness.linux.identity import Identity, current
-from nsharness.supervisor.claim import claim, release
+from nsharness.supervisor.claim import claimed
 from nsharness.supervisor.console import Reporter, Silent
+from nsharness.supervisor.early import Early, Started
 from nsharness.supervisor.hub import Hub
 from nsharness.supervisor.orphans import collect
 from nsharness.supervisor.state import RunDirectory, create_run
@@ -23,21 +24,30 @@ class Session:
     """
 
     def __init__(
-        self, name: str, *, reporter: Reporter | None = None, identity: Identity | None = None
+        self,
+        name: str,
+        *,
+        reporter: Reporter | None = None,
+        identity: Identity | None = None,
+        early: Early | None = None,
     ) -> None:
+        """``early`` has helpers that were started for this session."""
         self._name = name
         self.reporter: Reporter = reporter or Silent()
         self.identity = identity or current()
+        self.early = early or Early()
         self._stack = ExitStack()
         self._zygote: Zygote | None = None
 
     def __enter__(self) -> Session:
-        self.run: RunDirectory = create_run(self.identity, self._name)
+        self.run: RunDirectory = create_run(self.identity, self._name, token=self.early.token)
         try:
-            self._stack.callback(release, self.run, claim(self.run))
+            self._stack.enter_context(claimed(self.run))
             self.hub: Hub = self._stack.enter_context(Hub(self._on_error))
             # Its imports take longer than everything else before the sandbox starts: begin with it.
-            self._zygote = Zygote(self.hub, self.run.id)
+            self._zygote = Zygote(
+                self.hub, self.early.take("zygote") or self.start("nsharness.sandbox.zygote")
+            )
             self._stack.callback(self._zygote.close)
             self._collect()
         except BaseException:
@@ -56,6 +66,10 @@ class Session:
         if self._zygote is None:
             raise RuntimeError("the session is not open")
         return self._zygote
+
+    def start(self, module: str, credentials: int | None = None) -> Started:
+        """Start a helper process of this run."""
+        return Started(module, self.run.id, credentials)
 
     @property
     def drop_arguments(self) -> list[str]:

@@ -19,7 +19,8 @@ from typing import Any, Final
 from nsharness.errors import NsharnessError
 from nsharness.linux.identity import Identity
 
-_ID_BYTES: Final = 6  # 48 random bits: nobody guesses the name of a live run.
+TOKEN_BYTES: Final = 6
+"""48 random bits, with which a run's id ends: nobody guesses the name of a live run."""
 
 
 def state_home(identity: Identity, environ: Mapping[str, str] | None = None) -> Path:
@@ -63,17 +64,24 @@ class RunDirectory:
             temporary.replace(self.path / "result.json")
 
 
-def create_run(identity: Identity, name: str, environ: Mapping[str, str] | None = None) -> RunDirectory:
-    """A new run's folder with a new id ``NAME-xxxxxxxxxxxx``; ``NsharnessError`` when it cannot be made."""
+def create_run(
+    identity: Identity, name: str, environ: Mapping[str, str] | None = None, *, token: str = ""
+) -> RunDirectory:
+    """A new run's folder with a new id ``NAME-xxxxxxxxxxxx``; ``NsharnessError`` when it cannot be made.
+
+    ``token`` is the random end of the id where somebody has chosen it already.
+    """
     runs = state_home(identity, environ) / "runs"
     try:
         with identity.files():
             _make_private(runs, identity.owner_uid)
             while True:
-                identifier = f"{name}-{secrets.token_hex(_ID_BYTES)}"
+                identifier = f"{name}-{token or secrets.token_hex(TOKEN_BYTES)}"
                 try:
                     (runs / identifier).mkdir(mode=0o700)
                 except FileExistsError:
+                    if token:
+                        raise
                     continue
                 return RunDirectory(identifier, runs / identifier, identity)
     except OSError as error:

@@ -11,7 +11,7 @@ from nsharness.linux import fds
 from nsharness.linux.probe import remedy_here
 from nsharness.plan.steps import Plan
 from nsharness.supervisor.channel import Channel, Message
-from nsharness.supervisor.child import Child
+from nsharness.supervisor.early import Started
 from nsharness.supervisor.hub import Hub
 
 _START_SECONDS = 30.0
@@ -36,14 +36,12 @@ class InitHandle:
 class Zygote:
     """Starts with the first use; ends, and all its sandboxes with it, when closed."""
 
-    def __init__(self, hub: Hub, run: str = "") -> None:
-        ours, theirs = fds.message_pair()
+    def __init__(self, hub: Hub, started: Started | None = None) -> None:
+        started = started or Started("nsharness.sandbox.zygote", "")
         self._ready = threading.Event()
         self._failure: NsharnessError | None = None
-        with theirs:
-            number = theirs.fileno()
-            self._child = Child("nsharness.sandbox.zygote", ["--control-fd", str(number)], [number], run=run)
-        self._channel = Channel(hub, ours, self._on_event, self._on_end)
+        self._child = started.child
+        self._channel = Channel(hub, started.socket, self._on_event, self._on_end)
 
     @property
     def pid(self) -> int:

@@ -42,7 +42,9 @@ class Authorities:
         else:
             hosts = None if policy is None else hosts_of(policy)
             if hosts is None and policy is not None:
-                text = f"the authority of {name} can certify any host, because a rule allows any"
+                asks = policy.unknown == "ask"
+                why = "unknown hosts are asked about" if asks else "a rule allows any"
+                text = f"the authority of {name} can certify any host, because {why}"
                 self._report.log("warning", text)
             authority = CertificateAuthority.create(hosts)
             fds.write_all(descriptors[0], authority.to_pem())

@@ -168,7 +168,10 @@ class CertificateAuthority:
 
 
 def hosts_of(policy: Policy) -> tuple[HostPattern, ...] | None:
-    """What a sandbox's authority must be able to certify; None where a rule allows any host."""
+    """What a sandbox's authority must be able to certify; None, for any host, where a rule allows any, and
+    where hosts may be asked about that nobody knows yet."""
+    if policy.unknown == "ask":
+        return None
     patterns = tuple(pattern for rule in policy.rules if not rule.deny for pattern in rule.hosts)
     if policy.proxy_auth == "mtls":
         patterns = (*patterns, HostPattern.parse(PROXY_ADDRESS))

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import select
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Literal
 
@@ -19,12 +21,13 @@ from mitmproxy.connection import Connection as EngineConnection
 from mitmproxy.connection import ConnectionState, Server
 from mitmproxy.proxy import commands, events, mode_specs, server, server_hooks
 from mitmproxy.proxy.layer import Layer
+from mitmproxy.proxy.layers.http._hooks import HttpRequestHeadersHook
 
-from nsharness_proxy import upstream
+from nsharness_proxy import patience, upstream
 from nsharness_proxy.codec import PROTOCOL
 from nsharness_proxy.guard import Guard
 from nsharness_proxy.judge import Judge
-from nsharness_proxy.layers import MAX_PENDING
+from nsharness_proxy.layers import MAX_PENDING, GoneHook
 from nsharness_proxy.report import Report
 from nsharness_proxy.streams import MAX_HELD, AbandonHook, RoomHook
 from nsharness_proxy.tunnel import EndOfStreamHook
@@ -44,6 +47,8 @@ _UNGUARDED: Final = frozenset(
         "websocket_end",
     }
 )
+
+_LOOK_SECONDS: Final = 1.0
 
 _ExceptionInfo = Literal[True] | tuple[type[BaseException], BaseException, TracebackType | None] | None
 
@@ -66,6 +71,25 @@ class Connection(server.LiveConnectionHandler):
         self._report = report
         self._progress = asyncio.Event()
         self.layer: Layer = guard.top_layer(self.layer.context)
+        self._patience = asyncio.get_running_loop().call_later(patience.HEAD_SECONDS, self._look)
+
+    async def handle_client(self) -> None:
+        """Serve the client until the connection is over."""
+        try:
+            await super().handle_client()
+        finally:
+            self._patience.cancel()
+
+    def _look(self) -> None:
+        """End a connection whose client lets us wait for a request; look again when it may be time."""
+        since, now = self._guard.owes_since, time.monotonic()
+        most = patience.HEAD_SECONDS
+        left = most if since is None else since + most - now
+        if left <= 0:
+            self._guard.too_slow()
+            self.abort()
+            return
+        self._patience = asyncio.get_running_loop().call_later(left, self._look)
 
     @property
     def judge(self) -> Judge:
@@ -107,8 +131,14 @@ class Connection(server.LiveConnectionHandler):
         if isinstance(hook, EndOfStreamHook):
             self.close_connection(hook.connection, half_close=True)
             return
+        if isinstance(hook, GoneHook):
+            self._guard.leave(hook.flow)
+            return
         try:
             with self.timeout_watchdog.disarm():
+                if isinstance(hook, HttpRequestHeadersHook) and self._guard.asks:
+                    with self._watching():
+                        await self._guard.ask(hook.flow)
                 answer = getattr(self._guard, hook.name)
                 answer(*hook.args())
         except Exception as error:  # noqa: BLE001 - whatever it is, the request must not go on
@@ -120,6 +150,27 @@ class Connection(server.LiveConnectionHandler):
             # The task that the hook runs in ends here: nobody gets to know that the hook is done, and the
             # request stays where it is.
             raise asyncio.CancelledError from None
+
+    @contextlib.contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Within the block the client's end is noticed also when nothing is read from it, because what it
+        sent waits already."""
+        loop, sock = asyncio.get_running_loop(), self._writer.get_extra_info("socket")
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLRDHUP)
+        timers: list[asyncio.TimerHandle] = []
+
+        def look() -> None:
+            if poll.poll(0):
+                self._guard.leave()
+            else:
+                timers[:] = [loop.call_later(_LOOK_SECONDS, look)]
+
+        timers.append(loop.call_later(_LOOK_SECONDS, look))
+        try:
+            yield
+        finally:
+            timers[0].cancel()
 
     async def open_connection(self, command: commands.OpenConnection) -> None:
         """Connect to a host that a request was allowed to."""
@@ -167,6 +218,8 @@ class Connection(server.LiveConnectionHandler):
 
     async def server_event(self, event: events.Event) -> None:
         if isinstance(event, events.ConnectionClosed):
+            if event.connection is self.client:
+                self._guard.leave()
             # A connection that was reset is no half of one: nothing can be sent on it either.
             transport = self.transports.get(event.connection)
             if transport is not None and transport.writer is not None and transport.writer.is_closing():

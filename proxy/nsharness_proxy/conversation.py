@@ -12,8 +12,10 @@ from mitmproxy.proxy.layers.http import HTTPMode
 
 from nsharness_proxy import refusal
 from nsharness_proxy.codec import PROTOCOL
-from nsharness_proxy.layers import IDENTITY, ClientHttp, Exchange, Host, HostHttp, HostTls
+from nsharness_proxy.host import Host
+from nsharness_proxy.layers import IDENTITY, ClientHttp, Exchange, GoneHook, HostHttp
 from nsharness_proxy.pool import Connections, Pool
+from nsharness_proxy.secured import HostTls
 from nsharness_proxy.streams import AbandonHook, ClientStreams, Gone
 
 Commands = layer.CommandGenerator[None]
@@ -43,9 +45,12 @@ class HostConnection(layer.Layer):
 class Http(engine.HttpLayer):
     """All requests of one client connection."""
 
-    def __init__(self, context: Context, mode: HTTPMode, malformed: Callable[[], None]) -> None:
+    def __init__(
+        self, context: Context, mode: HTTPMode, malformed: Callable[[], None], begun: Callable[[], None]
+    ) -> None:
         super().__init__(context, mode)
         self._malformed = malformed
+        self._begun = begun
         self.connections = Connections(context)
         self._pool = Pool()
 
@@ -65,7 +70,7 @@ class Http(engine.HttpLayer):
     def _client(self) -> ClientHttp | ClientStreams:
         if self.context.client.alpn == PROTOCOL:
             return ClientStreams(self.context.fork(), self._malformed, lambda: len(self.streams))
-        return ClientHttp(self.context.fork(), self._malformed)
+        return ClientHttp(self.context.fork(), self._malformed, self._begun)
 
     def _lose(self, connection: Connection) -> None:
         """A connection to a host is no more."""
@@ -81,6 +86,8 @@ class Http(engine.HttpLayer):
     def event_to_child(self, child: layer.Layer | engine.HttpStream, event: events.Event) -> Commands:
         for command in super().event_to_child(child, event):
             if isinstance(command, Gone):
+                if isinstance(gone := self.streams.get(command.stream_id), Exchange):
+                    yield GoneHook(gone.flow)
                 for connection in self._pool.busy_with(command.stream_id):
                     yield AbandonHook(connection)
             else:

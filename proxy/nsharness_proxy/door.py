@@ -6,6 +6,7 @@ Every method is called by the engine at the step that its name says.
 from __future__ import annotations
 
 import re
+import time
 from typing import Final
 
 from mitmproxy import http, tls
@@ -20,10 +21,11 @@ from nsharness.policy.authority import Authority
 from nsharness_proxy.claims import Origin
 from nsharness_proxy.conversation import Http
 from nsharness_proxy.judge import Judge
-from nsharness_proxy.layers import ClientTls, Closed
+from nsharness_proxy.layers import Closed
 from nsharness_proxy.pages import response
 from nsharness_proxy.refusal import Refused
 from nsharness_proxy.sandbox import Sandbox
+from nsharness_proxy.secured import ClientTls
 from nsharness_proxy.tunnel import Tunnel
 
 # The beginning of a request line (RFC 9112 section 3), as far as it has come.
@@ -38,6 +40,8 @@ class Door(Judge):
         super().__init__(sandbox, origin, tunnel)
         self.passes_through = False
         """Whether it has become a tunnel that is not looked into."""
+        self.owes_since: float | None = time.monotonic()
+        """Since when the client owes a request, or the rest of one's head; None when it owes nothing."""
         self._layers: list[Http | Tunnel] = []
 
     def client_connected(self, client: Client) -> None:
@@ -98,9 +102,15 @@ class Door(Judge):
 
     def _approve(self, leads: Authority) -> None:
         self.approved.add((leads.host, leads.port))
+        self.owes_since = None
+
+    def _begun(self) -> None:
+        """A request has begun to come."""
+        if self.owes_since is None:
+            self.owes_since = time.monotonic()
 
     def _new_http(self, context: Context, mode: HTTPMode) -> Http:
-        made = Http(context, mode, self.malformed)
+        made = Http(context, mode, self.malformed, self._begun)
         self._layers.append(made)
         return made
 

@@ -6,6 +6,7 @@ What moves the bytes of a sandbox is what its policy names. mitmproxy is loaded 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import ssl
@@ -19,11 +20,13 @@ from nsharness.audit.log import AuditLog
 from nsharness.credentials.build import CredentialMap
 from nsharness.credentials.secret import Secret
 from nsharness.linux import fds
-from nsharness.policy.hosts import HostPattern, is_ip
+from nsharness.policy.asking import is_unknown
+from nsharness.policy.hosts import HostPattern, canonical_host, is_ip
 from nsharness.policy.model import Policy, Rule
 from nsharness.policy.names import NameTable
 from nsharness.policy.request import DEFAULT_PORTS
 from nsharness.policy.route import Intercept, route
+from nsharness_proxy.asking import Questions
 from nsharness_proxy.authorities import Authorities
 from nsharness_proxy.ca import CertificateAuthority
 from nsharness_proxy.claims import Entrance
@@ -49,6 +52,7 @@ _ENTRANCES: Final[tuple[Entrance, ...]] = ("http", "https", "explicit")
 _SOCKETS: Final = 5
 _TURNS: Final = 100
 _NAMES_SECONDS: Final = 0.05
+_NAMES_AT_ONCE: Final = 100
 _ATTACH_KEYS: Final = frozenset(
     {"op", "sandbox", "policy", "bearer", "names", "upstream_ca", "tag", "placeholders", "authority"}
 )
@@ -131,6 +135,9 @@ class Engine:
             elif message.get("op") == "policy":
                 self._swap(message)
                 self._control.send({"event": "policy", **reply})
+            elif message.get("op") == "refuse":
+                self._refuse(message)
+                self._control.send({"event": "refused", **reply})
             elif message.get("op") == "authority":
                 self._authorities.add(message, descriptors)
                 fds.close_all(descriptors)
@@ -155,12 +162,18 @@ class Engine:
         if unknown or not isinstance(message["sandbox"], str) or message["sandbox"] in self._attached:
             raise ValueError(f"unknown keys {sorted(unknown)}, or a sandbox that is attached already")
         if message.get("upstream_ca") is True:
-            # Bundles are larger than messages: the last descriptor is one.
+            # Bundles are larger than messages, and so is a full table of names: they come as descriptors.
             authorities = descriptors.pop()
             try:
                 message = {**message, "upstream_ca": fds.read_all(authorities).decode("ascii")}
             finally:
                 fds.close_all([authorities])
+        if message.get("names") is True:
+            table = descriptors.pop()
+            try:
+                message = {**message, "names": json.loads(fds.read_all(table))}
+            finally:
+                fds.close_all([table])
         if len(descriptors) not in (_SOCKETS + 1, _SOCKETS + 2):
             raise ValueError(f"{len(descriptors)} descriptors came with it")
         if not all(stat.S_ISSOCK(os.fstat(descriptor).st_mode) for descriptor in descriptors[:_SOCKETS]):
@@ -230,12 +243,20 @@ class Engine:
         policy = Policy.from_json(message["policy"])
         authority = self._authorities.named(str(message.get("authority", identifier)))
 
+        told = 0 if names is None else len(names["names"])
+
         def tell(table: NameTable) -> None:
+            nonlocal told
             self._untold.discard(identifier)
-            self._control.send({"event": "names", "sandbox": identifier, "names": table.to_json()})
+            while told < len(table):
+                # In parts, which fit into messages however long the names are.
+                part = table.to_json()["names"][told : told + _NAMES_AT_ONCE]
+                names = {"names": part}
+                self._control.send({"event": "names", "sandbox": identifier, "at": told, "names": names})
+                told += len(part)
 
         def on_names(table: NameTable) -> None:
-            # One event for all names of a burst: each carries the whole table.
+            # One event for all names of a burst.
             if identifier not in self._untold:
                 self._untold.add(identifier)
                 asyncio.get_running_loop().call_later(_NAMES_SECONDS, tell, table)
@@ -252,6 +273,7 @@ class Engine:
             bearer=None if bearer is None else Secret(bearer),
             scrubber=self._scrubber if credentials is self._credentials else scrubber_for(credentials),
             placeholders=Placeholders(message.get("placeholders")),
+            questions=Questions(lambda event: self._control.send({**event, "sandbox": identifier})),
             on_names=on_names,
         )
 
@@ -279,10 +301,18 @@ class Engine:
             if not pattern.subdomains and not is_ip(pattern.base):
                 sandbox.names.address_of(pattern.base)
         sandbox.policy = policy
+        sandbox.questions.reconsider(lambda host: is_unknown(policy, host))
         if len(sandbox.names) != known:
             sandbox.on_names(sandbox.names)
         for listener in attached.listeners:
             listener.end_outlived()
+
+    def _refuse(self, message: Message) -> None:
+        """A person said no to a host."""
+        attached = self._attached.get(str(message["sandbox"]))
+        if attached is None or set(message) - {"tag"} != {"op", "sandbox", "host"}:
+            raise ValueError("no such sandbox, or unknown keys")
+        attached.sandbox.questions.refuse(canonical_host(str(message["host"])))
 
     async def detach(self, identifier: str) -> None:
         """Close everything that a sandbox has here; one that is not attached has nothing."""

@@ -1,13 +1,16 @@
 """The second half of a client connection that mitmproxy serves: every request is put before the judge.
 
-Every method is called by the engine at the step that its name says; so a flow's response that is set
-here is a refusal, and the engine goes no further with that request.
+Every method is called by the engine at the step that its name says; a flow's response that is set here is
+a refusal, and the engine goes no further with that request. All of them but ``ask``, which decides nothing,
+run to their end without waiting for anything, so nothing can change between a decision and what follows from
+it, and whatever one of them raises ends the connection.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 import weakref
-from typing import Final
 
 from mitmproxy import http, tls
 from mitmproxy.connection import Server
@@ -15,23 +18,23 @@ from mitmproxy.connection import Server
 from nsharness.credentials.decoding import DecodingError
 from nsharness.credentials.map import ClientCertificate
 from nsharness.policy import headers
+from nsharness.policy.asking import askable
 from nsharness.policy.authority import Authority
 from nsharness.policy.headers import Field
 from nsharness.policy.proof import VerifiedCertificate
 from nsharness_proxy import bodies, claims, refusal, scrubbing
 from nsharness_proxy.claims import Named, Origin
 from nsharness_proxy.codec import PROTOCOL
+from nsharness_proxy.decision import ASKED, DECISION, Decision, request_facts
 from nsharness_proxy.door import Door
-from nsharness_proxy.judge import Asked, Decision, Reached
-from nsharness_proxy.layers import CUT, IDENTITY, TARGET, Host
+from nsharness_proxy.host import Host
+from nsharness_proxy.judge import Asked, Reached
+from nsharness_proxy.layers import CUT, IDENTITY, TARGET
 from nsharness_proxy.messages import FILTERS, Filters
 from nsharness_proxy.pages import response
 from nsharness_proxy.refusal import Refused
 from nsharness_proxy.sandbox import Sandbox
 from nsharness_proxy.shown import Shown
-
-DECISION: Final = "decision"
-"""Key in a flow's metadata."""
 
 
 class Guard(Door):
@@ -39,6 +42,8 @@ class Guard(Door):
 
     def __init__(self, sandbox: Sandbox, origin: Origin, tunnel: Authority | None = None) -> None:
         super().__init__(sandbox, origin, tunnel)
+        self._gone: dict[str, asyncio.Event] = {}
+        self._left = False
         self._verified: weakref.WeakKeyDictionary[Server, VerifiedCertificate] = weakref.WeakKeyDictionary()
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
@@ -48,9 +53,12 @@ class Guard(Door):
         refused = self.enter(claimed, fields)
         if refused is not None:
             self.answer(flow, refused)
+            return
+        self.owes_since = time.monotonic()
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         """The decision, before a name is looked up or a connection made."""
+        self.owes_since = None
         if flow.error:
             self.deny(None, refusal.malformed(""), method=flow.request.method)
             return
@@ -60,10 +68,7 @@ class Guard(Door):
             self.deny(None, refused, method=request.method, answered=True)
             self.answer(flow, refused)
             return
-        claimed = claims.of_request(self.origin, self.sandbox.names, self.tunnel, _named(flow))
-        decided = self.decide(
-            Asked(request.data.method, request.data.path, request.headers.fields, claimed, _has_body(request))
-        )
+        decided = self.decide(self._asked(flow), flow.metadata.get(ASKED))
         if isinstance(decided, Refused):
             self.answer(flow, decided)
             return
@@ -71,6 +76,45 @@ class Guard(Door):
         flow.metadata[FILTERS] = Filters(lambda: self.message_from_client(decided), self.message_from_host)
         flow.metadata[IDENTITY] = decided.identity
         self._rewrite(request, decided)
+
+    def _asked(self, flow: http.HTTPFlow) -> Asked:
+        request = flow.request
+        claimed = claims.of_request(self.origin, self.sandbox.names, self.tunnel, _named(flow))
+        fields = request.headers.fields
+        return Asked(request.data.method, request.data.path, fields, claimed, _has_body(request))
+
+    @property
+    def asks(self) -> bool:
+        """Whether a person may be asked about unknown hosts."""
+        return self.sandbox.policy.unknown == "ask"
+
+    async def ask(self, flow: http.HTTPFlow) -> None:
+        """Wait for a person's answer, if the request is one to ask about. What it was is for
+        ``requestheaders`` to see, which decides afterwards as if nothing had been."""
+        self.owes_since = None
+        if not self.asks or flow.error or flow.request.http_version not in ("HTTP/1.0", "HTTP/1.1"):
+            return
+        seen = self.judge(self._asked(flow)).seen
+        if seen is None or not askable(self.sandbox.policy, seen):
+            return
+        gone = self._gone[flow.id] = asyncio.Event()
+        if self._left:
+            gone.set()
+        if not self.sandbox.questions.settled(seen.host):
+            self.sandbox.record("ask", self.road, **request_facts(seen))
+        try:
+            seconds = self.sandbox.policy.ask_seconds
+            flow.metadata[ASKED] = await self.sandbox.questions.answer(seen, seconds, gone)
+        finally:
+            del self._gone[flow.id]
+
+    def leave(self, flow: http.HTTPFlow | None = None) -> None:
+        """The client waits for the answer to a request, or to any, no more."""
+        if flow is None:
+            self._left = True
+        for name, gone in self._gone.items():
+            if flow is None or name == flow.id:
+                gone.set()
 
     def _rewrite(self, request: http.Request, made: Decision) -> None:
         """What was checked is what is sent."""
@@ -90,7 +134,9 @@ class Guard(Door):
         host, port = server.address or ("", 0)
         peer = (server.peername[0], server.peername[1]) if server.peername else None
         identity = getattr(server, "identity", None)
-        reached = Reached(host, port, peer, server.tls_established, self._verified.get(server), identity)
+        shown = isinstance(server, Host) and server.shown
+        verified = self._verified.get(server)
+        reached = Reached(host, port, peer, server.tls_established, verified, identity, shown)
         fields = self.ready(made, reached, flow.request.headers.fields)
         if isinstance(fields, Refused):
             self.answer(flow, fields)
@@ -112,11 +158,13 @@ class Guard(Door):
         key = (self.sandbox.credentials.version, str(made.allow.pattern))
         start.ssl_conn = host_tls.connection(name, Shown(key, lambda: self._certificate(made, server)))
 
-    def _certificate(self, made: Decision, server: Server) -> ClientCertificate:
+    def _certificate(self, made: Decision, server: Host) -> ClientCertificate:
         """Asked on the connection to ``server``, once its certificate is verified."""
         assert server.address is not None
         assert server.peername is not None
-        return self.certificate(made, VerifiedCertificate(server.address[0], server.peername[0]))
+        found = self.certificate(made, VerifiedCertificate(server.address[0], server.peername[0]))
+        server.shown = True
+        return found
 
     def tls_established_server(self, established: tls.TlsData) -> None:
         """Keep what was verified on a connection: as a proof needs it, by that very connection."""

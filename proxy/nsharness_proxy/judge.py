@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal
 
@@ -16,6 +16,7 @@ from nsharness.audit.event import Encoded, Road
 from nsharness.credentials.map import ClientCertificate
 from nsharness.credentials.scrub import Scrubber
 from nsharness.policy import headers
+from nsharness.policy.asking import askable_host
 from nsharness.policy.authority import Authority, Claims, Refusal, authority
 from nsharness.policy.conditions import port_allowed
 from nsharness.policy.decide import Allow, Deny, body_denied, decide, decide_host
@@ -24,9 +25,12 @@ from nsharness.policy.hosts import join_authority
 from nsharness.policy.proof import MappedAddress, Proof, ProofError, Upstream, VerifiedCertificate
 from nsharness.policy.request import DEFAULT_PORTS, RequestView, Scheme, view
 from nsharness.policy.route import Tunnel, route
+from nsharness.policy.uninjected import uninjected, without_placeholder
 from nsharness_proxy import claims, refusal, sending
+from nsharness_proxy.asking import HINTS
 from nsharness_proxy.bodies import Inbound, Outbound
 from nsharness_proxy.claims import Origin
+from nsharness_proxy.decision import Decision, Judged, request_facts
 from nsharness_proxy.refusal import Refused, denied_by_policy, refused_by_authority
 from nsharness_proxy.sandbox import Sandbox, next_number
 
@@ -49,7 +53,7 @@ class Asked:
 class Reached:
     """The connection that a request is about to be sent on, as it was made and measured: the host and port
     that it was made for, the address at its other end, whether TLS stands, with a certificate that was
-    ``verified``, and which client certificate it is for."""
+    ``verified``, which client certificate it is for, and whether that was ``shown``."""
 
     host: str
     port: int
@@ -57,29 +61,7 @@ class Reached:
     tls: bool
     verified: VerifiedCertificate | None
     identity: object
-
-
-@dataclass(slots=True)
-class Decision:
-    """What was decided on a request, and how it went on. ``fields`` are what goes on of its header fields, a
-    Host field first; ``secret`` names those that have a secret in them when it is sent."""
-
-    number: int
-    claims: Claims
-    view: RequestView
-    allow: Allow
-    fields: list[Field]
-    secret: tuple[str, ...]
-    websocket: bool
-    sent: Outbound
-    started: float = field(default_factory=time.monotonic)
-    received: Inbound = field(default_factory=Inbound)
-
-    @property
-    def identity(self) -> tuple[str, str] | None:
-        """Which client certificate the host may be shown, by rule and host pattern; None for none."""
-        rule = self.allow.rule
-        return (rule.name, str(self.allow.pattern)) if rule.client_certificate else None
+    shown: bool
 
 
 class Judge:
@@ -110,11 +92,20 @@ class Judge:
             self.deny(agreed, Refused(403, "transparent-closed"))
         elif isinstance(agreed, Refusal):
             self.deny(agreed, refused_by_authority(agreed))
-        elif isinstance(decision := decide_host(self.sandbox.policy, agreed.host, agreed.port), Deny):
-            self.deny(agreed, denied_by_policy(decision))
+        elif isinstance(denied := self._denied(agreed), Deny):
+            self.deny(agreed, denied_by_policy(denied))
         else:
             return True
         return False
+
+    def _denied(self, leads: Authority) -> Deny | None:
+        """Why no request at all may go there. Where a person may be asked, the question waits for a request:
+        clients have more patience for an answer than for a connection."""
+        policy = self.sandbox.policy
+        decision = decide_host(policy, leads.host, leads.port)
+        if isinstance(decision, Deny) and not askable_host(policy, leads.host, leads.port):
+            return decision
+        return None
 
     def leads_to(self) -> Authority | None:
         """Where the connection leads, by what its kernel or its CONNECT request said."""
@@ -151,11 +142,11 @@ class Judge:
         if refused is None and isinstance(agreed, Refusal):
             refused = refused_by_authority(agreed)
         if refused is None and isinstance(agreed, Authority):
-            decision = decide_host(self.sandbox.policy, agreed.host, agreed.port)
-            if isinstance(decision, Allow):
+            denied = self._denied(agreed)
+            if denied is None:
                 self.tunnel = agreed
                 return None
-            refused = denied_by_policy(decision)
+            refused = denied_by_policy(denied)
         assert refused is not None
         return self.deny(agreed, refused, method="CONNECT", answered=True)
 
@@ -169,56 +160,68 @@ class Judge:
         challenge = (("proxy-authenticate", 'Basic realm="nsharness"'),)
         return Refused(407, "proxy-authentication-required", headers=challenge)
 
-    def decide(self, asked: Asked) -> Decision | Refused:
+    def decide(self, asked: Asked, waited: str | None = None) -> Decision | Refused:
         """The decision on a request, before a name is looked up or a connection made. It is recorded here
-        unless the request gets a secret, which ``ready`` records."""
+        unless the request gets a secret, which ``ready`` records. ``waited`` says how the wait for a person's
+        answer ended, if there was one."""
         method = _text(asked.method)
+        judged = self.judge(asked, waited)
+        seen = judged.seen
+        if isinstance(judged.outcome, Refused):
+            path = None if seen is None else seen.path
+            return self.deny(judged.agreed, judged.outcome, method=method, path=path, answered=True)
+        assert seen is not None
+        # What would follow the body, an answer's end or a message? So it is a request like any other.
+        websocket = headers.is_websocket(method, asked.fields) and not asked.body
+        prepared = sending.prepare(self.sandbox, seen, judged.outcome, asked.fields, websocket=websocket)
+        if isinstance(prepared, Refused):
+            return self.deny(judged.agreed, prepared, method=method, path=seen.path, answered=True)
+        made = self._decision(asked, seen, judged.outcome, prepared, websocket=websocket)
+        self.approved.add((seen.host, seen.port))
+        if not made.secret and made.identity is None:
+            without = uninjected(self.sandbox.policy, seen, made.allow) or without_placeholder(made.allow)
+            self._record(made, "allow", reason=without.reason if without else None)
+        return made
+
+    def judge(self, asked: Asked, waited: str | None = None) -> Judged:
+        """The decision on a request, without anything that follows from it."""
         refused = self.unidentified(asked.fields) if self.road == "forward" else None
         if refused is not None:
-            return self.deny(None, refused, method=method, answered=True)
+            return Judged(refused)
         agreed = authority(asked.claims)
         if isinstance(agreed, Refusal):
-            return self.deny(agreed, refused_by_authority(agreed), method=method, answered=True)
-        decided = self._decide(asked, method, agreed)
-        if isinstance(decided, Refused):
-            return decided
-        self.approved.add((decided.view.host, decided.view.port))
-        if not decided.secret and decided.identity is None:
-            self._record(decided, "allow")
-        return decided
-
-    def _decide(self, asked: Asked, method: str, agreed: Authority) -> Decision | Refused:
+            return Judged(refused_by_authority(agreed), agreed)
         box, fields = self.sandbox, asked.fields
         if (refused := sending.carries_secret(box, (asked.method, asked.target), fields)) is not None:
-            return self.deny(agreed, refused, method=method, answered=True)
+            return Judged(refused, agreed)
         scheme: Scheme = "https" if asked.claims.tls else "http"
         texts = [(name.decode("ascii"), value.decode("utf-8", "surrogateescape")) for name, value in fields]
         try:
-            seen = view(method, scheme, agreed.host, agreed.port, _text(asked.target), texts)
+            seen = view(_text(asked.method), scheme, agreed.host, agreed.port, _text(asked.target), texts)
         except ValueError as error:
-            return self.deny(agreed, refusal.malformed(str(error)), method=method, answered=True)
+            return Judged(refusal.malformed(str(error)), agreed)
         target = _bytes(seen.target)
         # Once more: taking dot segments out of a path puts together what they kept apart.
         if target != asked.target and (refused := sending.carries_secret(box, (target,), ())) is not None:
-            return self.deny(agreed, refused, method=method, answered=True)
+            return Judged(refused, agreed)
         decision = decide(box.policy, seen)
         if isinstance(decision, Deny):
-            why = denied_by_policy(decision)
-            return self.deny(agreed, why, method=method, path=seen.path, answered=True)
-        # What would follow the body, an answer's end or a message? So it is a request like any other.
-        websocket = headers.is_websocket(method, fields) and not asked.body
-        prepared = sending.prepare(box, seen, decision, fields, websocket=websocket)
-        if isinstance(prepared, Refused):
-            return self.deny(agreed, prepared, method=method, path=seen.path, answered=True)
+            refused = denied_by_policy(decision)
+            if waited and decision.reason == "host-not-allowed":
+                refused = Refused(403, waited, None, f"{HINTS[waited]}; {decision.hint}")
+            return Judged(refused, agreed, asked.claims, seen)
+        return Judged(decision, agreed, asked.claims, seen)
+
+    def _decision(
+        self, asked: Asked, seen: RequestView, allow: Allow, prepared: sending.Prepared, *, websocket: bool
+    ) -> Decision:
         named = join_authority(seen.host, seen.port)
         if seen.port == DEFAULT_PORTS[seen.scheme]:
             named = named.removesuffix(f":{seen.port}")
         kept = headers.with_host(prepared.fields, named)
-        made = Decision(
-            next_number(), asked.claims, seen, decision, kept, prepared.secret, websocket, Outbound()
-        )
-        made.sent = Outbound(box.scrubber, self._stray_detector(), self._size_check(decision))
-        made.sent.refuse = lambda refused: self.stop(made, refused)
+        sent = Outbound(self.sandbox.scrubber, self._stray_detector(), self._size_check(allow))
+        made = Decision(next_number(), asked.claims, seen, allow, kept, prepared.secret, websocket, sent)
+        sent.refuse = lambda refused: self.stop(made, refused)
         return made
 
     def _size_check(self, allow: Allow) -> Any:
@@ -262,7 +265,10 @@ class Judge:
             agreed = Authority(seen.host, seen.port)
             refused = Refused(502, reason, made.allow.rule.name)
             return self.deny(agreed, refused, method=seen.method, path=seen.path, answered=True)
-        self._record(made, "inject", headers=made.secret, proof=_audited(proof))
+        shown = made.identity is None or reached.shown
+        action: Literal["inject", "allow"] = "inject" if made.secret or shown else "allow"
+        without = None if shown else "credential-not-requested"
+        self._record(made, action, headers=made.secret, proof=_audited(proof), reason=without)
         return filled
 
     def certificate(self, made: Decision, verified: VerifiedCertificate) -> ClientCertificate:
@@ -296,6 +302,10 @@ class Judge:
         reason = "client-distrusts-ca" if any(text in error for text in _DISTRUST) else "client-tls-failed"
         self.sandbox.record("error", self.road, scheme="https", host=sni, reason=reason)
 
+    def too_slow(self) -> None:
+        """Record that the connection ends, because its client has owed a request for too long."""
+        self.sandbox.record("error", self.road, reason="client-too-slow")
+
     def malformed(self) -> None:
         """Record that what came is no request."""
         self.deny(self.tunnel, refusal.malformed(""))
@@ -325,19 +335,8 @@ class Judge:
         return refused
 
     def _record(self, made: Decision, action: Literal["allow", "inject", "deny"], **facts: Any) -> None:
-        seen = made.view
-        self.sandbox.record(
-            action,
-            self.road,
-            request=made.number,
-            method=seen.method,
-            scheme=seen.scheme,
-            host=seen.host,
-            port=seen.port,
-            path=seen.path,
-            rule=made.allow.rule.name,
-            **facts,
-        )
+        seen, rule = request_facts(made.view), made.allow.rule.name
+        self.sandbox.record(action, self.road, request=made.number, rule=rule, **seen, **facts)
 
 
 @lru_cache(maxsize=256)

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, ClassVar, Final, cast
 
-from h11._readers import ChunkedReader
+from h11._readers import ChunkedReader, Http10Reader
 from mitmproxy import http
-from mitmproxy.connection import ConnectionState, Server
+from mitmproxy.connection import ConnectionState
 from mitmproxy.flow import Error
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
@@ -27,7 +27,6 @@ from mitmproxy.proxy.layers.http import _events as message
 from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
-from mitmproxy.proxy.layers.tls import ClientTLSLayer, ServerTLSLayer
 
 from nsharness.policy import headers
 from nsharness_proxy import http1, refusal
@@ -35,6 +34,7 @@ from nsharness_proxy.bodies import BodyRefusedError
 from nsharness_proxy.codec import PROTOCOL
 from nsharness_proxy.messages import WebSocket
 from nsharness_proxy.pages import response
+from nsharness_proxy.secured import Farewell
 from nsharness_proxy.streams import Consumed, RoomHook
 
 TARGET = "target"
@@ -60,14 +60,6 @@ _HOP_BY_HOP: Final = ("connection", "keep-alive", "proxy-connection", "upgrade")
 NOT_FORWARDED = refusal.malformed("this is no request that could be forwarded")
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
-class Host(Server):
-    """A host that is connected to, the identity that it is shown, and the first request that is for it."""
-
-    identity: object = None
-    flow: http.HTTPFlow | None = None
-
-
 @dataclass
 class UpstreamReadyHook(commands.StartHook):  # type: ignore[no-untyped-call]
     """The connection to the host stands and is verified; the request has not been sent."""
@@ -75,6 +67,15 @@ class UpstreamReadyHook(commands.StartHook):  # type: ignore[no-untyped-call]
     # Dataclass hooks have exactly one argument.
     flow: http.HTTPFlow
     name: ClassVar[str] = "upstream_ready"
+
+
+@dataclass
+class GoneHook(commands.StartHook):  # type: ignore[no-untyped-call]
+    """The client waits for the answer to a request no more, whatever that request is waiting for."""
+
+    flow: http.HTTPFlow
+    name: ClassVar[str] = "gone"
+    blocking = False
 
 
 class Exchange(engine.HttpStream):
@@ -199,18 +200,21 @@ class _Connection:
         this = cast(Any, self)
         done = (request or this.request_done) and (response or this.response_done)
         if done and self._closing and this.response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-            yield commands.CloseConnection(this.conn)
+            yield Farewell(this.conn)
             this.state = this.done
             return
-        yield from super().mark_done(request=request, response=response)  # type: ignore[misc]
+        for command in super().mark_done(request=request, response=response):  # type: ignore[misc]
+            yield Farewell(this.conn) if isinstance(command, commands.CloseConnection) else command
 
 
 class ClientHttp(_Connection, Http1Server):
     """The client's connection."""
 
-    def __init__(self, context: Context, malformed: Callable[[], None]) -> None:
+    def __init__(self, context: Context, malformed: Callable[[], None], begun: Callable[[], None]) -> None:
+        """``begun`` is called with each part of a head that is not whole yet."""
         super().__init__(context)
         self._malformed = malformed
+        self._begun = begun
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         if isinstance(event, events.DataReceived):
@@ -223,6 +227,7 @@ class ClientHttp(_Connection, Http1Server):
                 yield from self._reject(NOT_FORWARDED)
                 return
             if head is None:
+                self._begun()
                 return
             # A tunnel is another connection.
             self._closing = head.closes and head.method != b"CONNECT"
@@ -243,7 +248,7 @@ class ClientHttp(_Connection, Http1Server):
     def _reject(self, refused: refusal.Refused) -> Commands:
         self._malformed()
         yield commands.SendData(self.conn, refused.page())
-        yield commands.CloseConnection(self.conn)
+        yield Farewell(self.conn)
         self.state = self.done
 
     def read_body(self, event: events.Event) -> Commands:
@@ -295,6 +300,14 @@ class HostHttp(_Connection, Http1Client):
                 _take_off_hop(command.event.response)
             yield command
 
+    def read_body(self, event: events.Event) -> Commands:
+        until_closed = isinstance(self.body_reader, Http10Reader)
+        if isinstance(event, events.ConnectionClosed) and until_closed and getattr(self.conn, "cut", False):
+            # RFC 9112 section 9.8: what ended with such a connection is incomplete.
+            yield from self._fail("upstream-closed")
+            return
+        yield from super().read_body(event)
+
     def _final_head(self) -> http1.Head | None:
         """The head that has come, without those of 1xx answers but 101 before it: the engine would take the
         first for the answer (RFC 9110 section 15.2)."""
@@ -304,12 +317,10 @@ class HostHttp(_Connection, Http1Client):
             self.buf.maybe_extract_at_most(head.size)
         return head
 
-    def _fail(self) -> Commands:
+    def _fail(self, reason: str = "upstream-response-malformed") -> Commands:
         assert self.stream_id is not None
         yield commands.CloseConnection(self.conn)
-        error = message.ResponseProtocolError(
-            self.stream_id, "upstream-response-malformed", message.ErrorCode.GENERIC_SERVER_ERROR
-        )
+        error = message.ResponseProtocolError(self.stream_id, reason, message.ErrorCode.GENERIC_SERVER_ERROR)
         yield ReceiveHttp(error)
 
 
@@ -328,33 +339,6 @@ def _take_off_hop(response: http.Response) -> None:
     if response.status_code == HTTPStatus.NOT_MODIFIED:
         # It may say how the body that it does not have would be framed (RFC 9112 section 6.1).
         response.headers.pop("transfer-encoding", None)
-
-
-class HostTls(ServerTLSLayer):
-    """TLS with a host. One that ends it with an alert (RFC 8446 section 6.2; in TLS 1.3 those do that demand
-    a certificate and get none) has ended the connection: the engine takes the alert for an end that was told
-    of already, and the request would wait for as long as its client does."""
-
-    _told = False
-
-    def event_to_child(self, event: events.Event) -> Commands:
-        if isinstance(event, events.ConnectionClosed) and event.connection is self.conn:
-            self._told = True
-        yield from super().event_to_child(event)
-
-    def receive_close(self) -> Commands:
-        if not self._told:
-            yield from self.event_to_child(events.ConnectionClosed(self.conn))
-
-
-class ClientTls(ClientTLSLayer):
-    """TLS with the client, whose first message is bounded: the engine reads all of it again with every piece
-    that comes, and one may claim to have 16 MiB."""
-
-    def receive_handshake_data(self, data: bytes) -> layer.CommandGenerator[tuple[bool, str | None]]:
-        if not self.client_hello_parsed and len(self.recv_buffer) + len(data) > http1.MAX_HEAD:
-            return False, "Cannot parse ClientHello"
-        return (yield from super().receive_handshake_data(data))
 
 
 class Closed(layer.Layer):

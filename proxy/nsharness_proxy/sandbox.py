@@ -18,11 +18,13 @@ from nsharness.audit.event import Action, AuditEvent, Road
 from nsharness.credentials.map import CredentialMap
 from nsharness.credentials.scrub import Scrubber
 from nsharness.credentials.secret import Secret
+from nsharness.policy.asking import askable_host
 from nsharness.policy.decide import Deny, decide_host
 from nsharness.policy.hosts import HostError, canonical_host, is_ip
 from nsharness.policy.limits import Usage
 from nsharness.policy.model import Policy
 from nsharness.policy.names import NamesError, NameTable
+from nsharness_proxy.asking import Questions
 from nsharness_proxy.placeholders import Placeholders
 from nsharness_proxy.tls import ClientSide, HostSide
 
@@ -54,6 +56,8 @@ class Sandbox:
     """How much of each rule, by its name, was used."""
     _harmless: set[str] = field(default_factory=set)
     """Hosts and methods that have no secret in them."""
+    questions: Questions = field(default_factory=lambda: Questions(lambda _: None))
+    """What waits for a person's answer."""
     on_names: Callable[[NameTable], None] = lambda _: None
     """Called when a name got an address, so that a later proxy can be told to give it the same one."""
 
@@ -95,14 +99,16 @@ class Sandbox:
         if is_ip(host):
             return None
         decision = decide_host(self.policy, host)
-        if isinstance(decision, Deny):
+        # A name that a person may be asked about has an address, so that there can be a request to ask about.
+        if isinstance(decision, Deny) and not askable_host(self.policy, host):
             self.record("deny", "dns", host=host, rule=decision.rule, reason=decision.reason)
             return None
         known = len(self.names)
         try:
             address = self.names.address_of(host)
         except NamesError:
-            self.record("deny", "dns", host=host, rule=decision.rule.name, reason="too-many-names")
+            rule = decision.rule if isinstance(decision, Deny) else decision.rule.name
+            self.record("deny", "dns", host=host, rule=rule, reason="too-many-names")
             return None
         if len(self.names) != known:
             self.on_names(self.names)

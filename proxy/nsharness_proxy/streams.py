@@ -39,6 +39,7 @@ from nsharness.policy.http2 import request_head
 from nsharness_proxy import codec, refusal
 from nsharness_proxy.codec import MAX_STREAMS, WINDOW
 from nsharness_proxy.pages import response
+from nsharness_proxy.secured import Farewell
 
 MAX_HELD: Final = 64 * 1024
 """Bytes of one answer that may wait for the client before no more are read."""
@@ -328,7 +329,7 @@ class ClientStreams(HttpConnection):
     def _end(self) -> Commands:
         """The connection is over."""
         self._handle_event = self._ended  # type: ignore[method-assign]
-        yield commands.CloseConnection(self.conn)
+        yield Farewell(self.conn)
         for stream_id in tuple(self._streams):
             self._streams[stream_id].owed = 0
             yield from self._forget(stream_id)

@@ -12,11 +12,12 @@ from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[2]))
 
+import layers
 import refusals
 import requests
 import starts
 
-PARTS = {"starts": starts, "refusals": refusals, "requests": requests}
+PARTS = {"starts": starts, "layers": layers, "refusals": refusals, "requests": requests}
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ from nsharness.linux.probe import REQUIRED
 from tests.clients.host import EVENTS, NAME
 from tests.clients.rig import Mode, Rig
 from tests.support.clients import need
+from tests.support.tiers import others_slow
 
 pytestmark = [pytest.mark.kernel(*REQUIRED), pytest.mark.xdist_group("clients")]
 
@@ -201,7 +202,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "mode"), CASES)
+@pytest.mark.parametrize(("name", "mode"), others_slow(CASES, 2))
 def test_a_client_is_served_with_a_credential_that_it_does_not_have(
     rig: Rig, tools: Path, name: str, mode: Mode
 ) -> None:
@@ -218,6 +219,7 @@ def test_a_client_is_served_with_a_credential_that_it_does_not_have(
         assert rig.roads() == {"connect" if client.proxied and mode == "explicit" else "transparent"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["explicit", "transparent", "bare"])
 def test_events_arrive_one_by_one(rig: Rig, mode: Mode) -> None:
     """The host sends the next one only when the one before was acknowledged."""

@@ -53,6 +53,7 @@ def run(program: Program, folder: Path, preset: str, script: str, **environ: str
     return done.stdout
 
 
+@pytest.mark.slow
 def test_github_is_cloned_from_and_asked(program: Program, host: Host, tmp_path: Path) -> None:
     need("git-http-backend")
     program("secret", "set", "github", "--key", "token", stdin=TOKEN)
@@ -68,6 +69,7 @@ def test_github_is_cloned_from_and_asked(program: Program, host: Host, tmp_path:
     assert not [path for path in host.served if "gists" in path or "keys" in path]
 
 
+@pytest.mark.slow
 def test_an_index_of_this_machines_configuration_is_used_with_its_password(
     program: Program, host: Host, tmp_path: Path
 ) -> None:

@@ -92,6 +92,9 @@ class EmbeddedSandbox:
         answer = self.proxy.wait_for(lambda event: event.get("reply_to") == message["tag"])
         return bool(answer["event"] == "policy")
 
+    def refuse(self, host: str) -> None:
+        self.proxy.send({"op": "refuse", "sandbox": self._name, "host": host})
+
     @contextmanager
     def crash(self) -> Iterator[None]:
         self.proxy.kill()
@@ -111,6 +114,8 @@ class Embedded:
 
     @contextmanager
     def serve(self, name: str, setup: Setup, folder: Path) -> Iterator[Served]:
+        # Both engines are tried in one folder, and its logs outlive a sandbox.
+        name = f"{name}-{self._moves}"
         with Gateway(name, folder) as gateway:
             sandbox = EmbeddedSandbox(name, self._moves, setup, gateway, folder)
             try:

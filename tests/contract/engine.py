@@ -2,8 +2,8 @@
 
 This is the interface between the promises and an engine that is put to the test. ``embedded`` is ours,
 ``naive`` one that keeps none of them. ``roads`` are the ways to send a request, ``world`` the hosts at the
-other end; the promises are in ``test_requests``, ``test_answers`` and ``test_service``. Each is tested in
-depth next to what keeps it, in ``tests/proxy``.
+other end; the promises are in ``test_requests``, ``test_answers``, ``test_asking`` and ``test_service``. Each
+is tested in depth next to what keeps it, in ``tests/proxy``.
 """
 
 from __future__ import annotations
@@ -56,6 +56,9 @@ class Served(Protocol):
 
     def reload(self, policy: Policy | Mapping[str, Any]) -> bool:
         """Decide by another policy; whether it was taken."""
+
+    def refuse(self, host: str) -> None:
+        """A person says no to a host that is asked about."""
 
     def crash(self) -> AbstractContextManager[None]:
         """Within the block the engine is dead; after it another one goes on."""

@@ -70,6 +70,9 @@ class NaiveSandbox:
     def reload(self, policy: Policy | Mapping[str, Any]) -> bool:
         return False
 
+    def refuse(self, host: str) -> None:
+        raise NotImplementedError
+
     def crash(self) -> AbstractContextManager[None]:
         raise NotImplementedError
 

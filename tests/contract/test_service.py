@@ -58,6 +58,7 @@ def test_rule_12_a_changed_policy_is_taken_whole_or_not_at_all(served: Served, h
     assert ask(served, CONNECT_H2, RIGHT, "/ok/a").status == 200
 
 
+@pytest.mark.slow
 def test_rule_12_nothing_passes_without_an_engine_and_the_next_one_goes_on(
     engine: Engine, hosts: World, folder: Path
 ) -> None:

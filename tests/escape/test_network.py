@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.attacks import PRIVILEGED, Assault, weakness
 from tests.support.sandboxes import needs_sandbox
+from tests.support.tiers import others_slow
 
 pytestmark = [needs_sandbox, pytest.mark.xdist_group("escape-network")]
 
@@ -68,7 +69,7 @@ def ask(kind, content):
 """
 
 
-@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize("address", others_slow(ADDRESSES))
 def test_no_service_of_the_host_can_be_connected_to(assault: Assault, address: str) -> None:
     with answering(socket.SOCK_STREAM, address) as port:
         script = ASK + "done(lambda: ask(socket.SOCK_STREAM, b'hello'))"

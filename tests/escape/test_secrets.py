@@ -21,6 +21,7 @@ from nsharness.linux.identity import Identity
 from nsharness.plan.steps import Bind, Directory, Plan, Tmpfs
 from tests.support.attacks import CANARY, SECRET_FILES, Assault, adding, weakness, with_plan
 from tests.support.sandboxes import needs_sandbox
+from tests.support.tiers import others_slow
 
 pytestmark = [needs_sandbox, pytest.mark.xdist_group("escape-secrets")]
 
@@ -61,7 +62,7 @@ DESCRIPTORS = weakness("descriptors_stay", "no_landlock")
 # --- files --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SECRET_FILES)
+@pytest.mark.parametrize("name", others_slow(SECRET_FILES))
 def test_a_secret_in_the_home_directory_cannot_be_read(
     assault: Assault, identity: Identity, name: str
 ) -> None:

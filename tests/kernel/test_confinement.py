@@ -262,7 +262,8 @@ def test_the_first_process_cannot_be_traced_or_robbed_of_descriptors(box: Box, p
 
 def test_no_command_line_or_name_tells_where_nsharness_lives(box: Box) -> None:
     text = box.out("cat /proc/[0-9]*/{cmdline,comm,stat,cgroup} /proc/[0-9]*/task/*/comm | tr '\\0' ' '")
-    for secret in (sys.executable, sys.prefix, sys.base_prefix, str(Path.cwd()), "zygote", "python"):
+    here = str(Path(__file__).resolve().parents[2])
+    for secret in (sys.executable, sys.prefix, sys.base_prefix, here, "zygote", "python"):
         assert secret not in text
     assert box.out("tr -d '\\0' < /proc/1/cmdline").strip() == f"nsharness-init {box.id}"
 
@@ -302,7 +303,8 @@ def test_children_of_the_shell_have_none_of_its_own_descriptors(box: Box) -> Non
 
 
 def test_no_descriptor_of_any_process_leads_to_a_file_of_the_host(box: Box) -> None:
-    targets = set(box.shell.run("readlink /proc/[0-9]*/fd/* | sort -u; :").stdout.split())
+    # One program alone: another that is just being started has its libraries open.
+    targets = set(box.shell.run("LC_ALL=C readlink /proc/[0-9]*/fd/*; :").stdout.split())
     assert {target for target in targets if not target.startswith(("pipe:", "/proc/"))} <= {"/dev/null"}
 
 

@@ -116,9 +116,9 @@ def test_a_filter_that_refuses_unshare_is_told_from_a_setting() -> None:
     ("refusal", "name"),
     [
         (SECCOMP, "user namespaces"),
-        pytest.param(NO_NAMESPACES, "user namespaces", marks=pytest.mark.rootless),
-        pytest.param(NO_NETWORKS, "network", marks=pytest.mark.rootless),
-        pytest.param(COVERED_PROC, "processes", marks=pytest.mark.rootless),
+        pytest.param(NO_NAMESPACES, "user namespaces", marks=[pytest.mark.rootless, pytest.mark.slow]),
+        pytest.param(NO_NETWORKS, "network", marks=[pytest.mark.rootless, pytest.mark.slow]),
+        pytest.param(COVERED_PROC, "processes", marks=[pytest.mark.rootless, pytest.mark.slow]),
     ],
     ids=["filter", "user-limit", "net-limit", "covered-proc"],
 )

@@ -19,6 +19,7 @@ def state(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(short_tmp))
 
 
+@pytest.mark.slow
 def test_threads_have_sandboxes_of_their_own() -> None:
     def use(number: int) -> bytes:
         with Sandbox() as box:
@@ -36,6 +37,7 @@ def test_environment_and_folder_are_for_one_program() -> None:
         assert box.run(["sh", "-c", "echo $GREETING $PWD"]).stdout == b"/tmp\n"
 
 
+@pytest.mark.slow
 async def test_a_start_that_is_given_up_leaves_nothing() -> None:
     """The leak check of this folder looks for what is left."""
 

@@ -22,6 +22,7 @@ from nsharness.supervisor.orphans import collect
 from tests.support.faulty import VICTIMS
 from tests.support.processes import marked_like, strays
 from tests.support.sandboxes import needs_sandbox
+from tests.support.tiers import others_slow
 from tests.support.waiting import eventually
 
 pytestmark = needs_sandbox
@@ -72,7 +73,9 @@ def none_strays(before: set[int], where: str) -> None:
 
 @pytest.mark.parametrize(
     ("victim", "phase", "step"),
-    [("supervisor", "start", 68), ("supervisor", "end", 5), ("zygote", "end", 6), ("proxy", "start", 66)],
+    others_slow(
+        [("supervisor", "start", 68), ("supervisor", "end", 5), ("zygote", "end", 6), ("proxy", "start", 66)]
+    ),
 )
 def test_at_some_steps(short_tmp: Path, victim: str, phase: str, step: int) -> None:
     kill_at(short_tmp, victim, phase, step)
@@ -92,7 +95,7 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     return counts
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("phase", ["start", "end"])
 @pytest.mark.parametrize("victim", ["supervisor", *VICTIMS])
 def test_at_every_step(short_tmp: Path, steps: dict[str, int], victim: str, phase: str) -> None:

@@ -27,6 +27,7 @@ def test_no_workload_makes_namespaces_unless_its_profile_lets_it(session: Sessio
         assert "CapEff:\t0000000000000000" in opened.out("cat /proc/self/status")
 
 
+@pytest.mark.slow
 @pytest.mark.root
 def test_without_libseccomp_nothing_starts_and_one_line_says_what_to_install(tmp_path: Path) -> None:
     Library()  # loads it, so that the kernel tells where it is

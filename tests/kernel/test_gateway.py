@@ -379,6 +379,7 @@ def test_ports_that_look_privileged_are_not_the_workloads(box: Box, python: str)
     assert box.out('"$1" -I -c "$2"', python, script) == "refused"
 
 
+@pytest.mark.slow
 def test_the_time_for_everything_closed_is_short(box: Box) -> None:
     """What a scanner does: two thousand ports in the time that one silent one would take."""
     begun = time.monotonic()

@@ -29,6 +29,7 @@ from tests.support.descriptors import open_now
 from tests.support.held import HOSTILE
 from tests.support.processes import alive, descendants, marked_like, strays
 from tests.support.sandboxes import Box, Gateway, namespaces_in_use, needs_sandbox, opened_box, opened_session
+from tests.support.tiers import others_slow
 from tests.support.waiting import DEADLINE, eventually
 
 pytestmark = needs_sandbox
@@ -134,8 +135,8 @@ ENDS: dict[str, Callable[[Held], object]] = {
 }
 
 
-@pytest.mark.parametrize("workload", ["hostile", "quiet"])
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("workload", others_slow(["hostile", "quiet"]))
+@pytest.mark.parametrize("end", others_slow(ENDS, ["it is killed"]))
 def test_however_the_supervisor_ends_everything_is_gone(
     hold: Callable[..., Held], end: str, workload: str
 ) -> None:
@@ -145,6 +146,7 @@ def test_however_the_supervisor_ends_everything_is_gone(
     eventually(held.all_gone)
 
 
+@pytest.mark.slow
 def test_an_exception_in_the_block_ends_everything(hold: Callable[..., Held]) -> None:
     held = hold("--hostile", "--fail")
     leave(held)
@@ -152,7 +154,7 @@ def test_an_exception_in_the_block_ends_everything(hold: Callable[..., Held]) ->
     eventually(held.all_gone)
 
 
-@pytest.mark.parametrize("victim", ["zygote", "init"])
+@pytest.mark.parametrize("victim", others_slow(["zygote", "init"]))
 def test_when_a_helper_is_killed_the_workload_is_gone_at_once(hold: Callable[..., Held], victim: str) -> None:
     held = hold("--hostile")
     os.kill(getattr(held, victim), signal.SIGKILL)
@@ -162,6 +164,7 @@ def test_when_a_helper_is_killed_the_workload_is_gone_at_once(hold: Callable[...
     eventually(held.all_gone)
 
 
+@pytest.mark.slow
 def test_a_zygote_that_hangs_keeps_nothing_alive(hold: Callable[..., Held]) -> None:
     """The first process watches its supervisor by itself."""
     held = hold("--hostile")
@@ -174,12 +177,14 @@ def test_a_zygote_that_hangs_keeps_nothing_alive(hold: Callable[..., Held]) -> N
     eventually(held.all_gone)
 
 
+@pytest.mark.slow
 def test_what_a_killed_supervisor_leaves_is_found_and_removed(
     hold: Callable[..., Held], short_tmp: Path
 ) -> None:
     held = hold("--hostile")
     assert collect_all(short_tmp) == []  # it lives
-    assert all(map(alive, held.pids))
+    assert all(map(alive, [held.process.pid, held.zygote, held.init]))
+    assert len(held.find_inside()) >= 8
     held.process.kill()
     held.process.wait(DEADLINE)
     eventually(held.all_gone)
@@ -205,6 +210,7 @@ def test_the_next_start_removes_it_too(hold: Callable[..., Held], short_tmp: Pat
     assert not (run / "live").exists()
 
 
+@pytest.mark.slow
 def test_processes_that_were_stopped_before_they_could_end_are_ended(
     hold: Callable[..., Held], short_tmp: Path
 ) -> None:
@@ -220,6 +226,7 @@ def test_processes_that_were_stopped_before_they_could_end_are_ended(
     eventually(held.all_gone)
 
 
+@pytest.mark.slow
 def test_nothing_but_records_is_left_in_the_state_directory(
     hold: Callable[..., Held], short_tmp: Path
 ) -> None:
@@ -263,14 +270,14 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> int:
     return int(json.loads(out)["calls"])
 
 
-@pytest.mark.parametrize("what", HAPPENINGS)
-@pytest.mark.parametrize("part", range(6))
+@pytest.mark.parametrize("what", others_slow(HAPPENINGS))
+@pytest.mark.parametrize("part", others_slow(range(6), [2, 4]))
 def test_at_some_steps_of_the_start(short_tmp: Path, steps: int, what: str, part: int) -> None:
     """Evenly over all of them; another few every time a step is added."""
     at_step(short_tmp, what, 1 + (steps - 1) * part // 5)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("what", HAPPENINGS)
 def test_at_every_step_of_the_start(short_tmp: Path, steps: int, what: str) -> None:
     for step in range(1, steps + 1, 3):
@@ -294,6 +301,7 @@ def test_a_sandbox_that_is_left_is_gone_when_the_block_is(session: Session) -> N
     assert not any(map(alive, inside))
 
 
+@pytest.mark.slow
 def test_many_sandboxes_leave_nothing_in_the_supervisor(session: Session) -> None:
     with opened_box(session) as box:
         box.shell.run("true")
@@ -447,6 +455,7 @@ def test_priorities_taken_from_the_first_process_change_nothing(fresh_box: Box) 
     assert fresh_box.run(["true"], timeout=30).exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_great_many_process_groups_do_no_harm(fresh_box: Box) -> None:
     """A list of them would not fit one message."""
     fresh_box.shell.run("for i in {1..400}; do sleep 60 & done 2>/dev/null", 30)

@@ -181,6 +181,7 @@ def test_what_must_not_be_copied_is_refused_and_the_rest_applied(place: Place) -
     assert not (place.workspace / "suid").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planted", ["dir", "changed", "tree/b"])
 def test_nothing_is_written_through_a_link_in_the_workspace(place: Place, planted: str) -> None:
     """K23: whoever plants it, between the run and apply."""

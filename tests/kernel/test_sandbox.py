@@ -12,6 +12,7 @@ from nsharness.errors import NsharnessError
 from nsharness.supervisor.session import Session
 from tests.support.descriptors import open_now
 from tests.support.sandboxes import Box, needs_sandbox, opened_box
+from tests.support.tiers import others_slow
 from tests.support.waiting import DEADLINE, eventually
 
 pytestmark = needs_sandbox
@@ -65,7 +66,9 @@ def test_output_beyond_the_limit_is_dropped_and_the_program_ends_as_it_would(box
     assert (len(done.stdout), done.exit_code) == (1_000_000, 4)
 
 
-@pytest.mark.parametrize("script", ["sleep 60", "yes", "yes >&2", "while :; do :; done", "yes & sleep 60"])
+@pytest.mark.parametrize(
+    "script", others_slow(["sleep 60", "yes", "yes >&2", "while :; do :; done", "yes & sleep 60"])
+)
 def test_a_program_whose_time_is_over_is_killed(fresh_box: Box, script: str) -> None:
     begun = time.monotonic()
     done = fresh_box.bash(script, timeout=0.2)

@@ -95,6 +95,7 @@ def test_a_workspace_can_be_read_only(session: Session, work: Path) -> None:
     assert (work / "code").read_text() == "text"
 
 
+@pytest.mark.slow
 def test_the_plan_that_is_printed_is_the_plan_that_is_carried_out(
     session: Session, identity: Identity, work: Path
 ) -> None:

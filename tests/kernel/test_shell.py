@@ -16,6 +16,7 @@ from nsharness.supervisor.session import Session
 from nsharness.supervisor.shell import OUTPUT_LIMIT, Shell, ShellResult
 from tests.support.processes import descendants, process
 from tests.support.sandboxes import Box, needs_sandbox, opened_box
+from tests.support.tiers import others_slow
 from tests.support.waiting import DEADLINE, eventually
 
 pytestmark = needs_sandbox
@@ -118,6 +119,7 @@ def test_half_a_surrogate_pair_is_refused_and_a_raw_byte_is_not(common: Shell) -
     assert common.run("printf %s '\udcff' | od -An -tx1").stdout == " ff\n"
 
 
+@pytest.mark.slow
 def test_a_command_of_a_megabyte_is_run(common: Shell) -> None:
     text = "x" * (1 << 20)
     assert common.run(f"value='{text}'; echo ${{#value}}; unset value", timeout=30).stdout == f"{1 << 20}\n"
@@ -262,7 +264,7 @@ ENDLESS = {
 }
 
 
-@pytest.mark.parametrize("kind", ENDLESS)
+@pytest.mark.parametrize("kind", others_slow(ENDLESS, 2))
 def test_a_command_whose_time_is_over_is_ended_and_the_shell_goes_on(
     shell: Shell, fresh_box: Box, kind: str
 ) -> None:
@@ -283,7 +285,7 @@ STUBBORN = {
 }
 
 
-@pytest.mark.parametrize("kind", STUBBORN)
+@pytest.mark.parametrize("kind", others_slow(STUBBORN))
 def test_a_shell_that_does_not_come_back_is_replaced(shell: Shell, fresh_box: Box, kind: str) -> None:
     shell.run("cd /usr")
     times_out(shell, STUBBORN[kind])
@@ -351,6 +353,7 @@ def test_of_a_hundred_megabytes_beginning_and_end_are_kept(common: Shell) -> Non
     assert not common.run("echo short").truncated
 
 
+@pytest.mark.slow
 def test_output_without_end_does_not_grow_the_supervisor(shell: Shell) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     times_out(shell, "yes & yes >&2 & yes", 1.0)
@@ -415,6 +418,7 @@ def test_a_forged_end_can_mislead_but_not_break_the_supervisor(shell: Shell, cod
     assert shell.run("echo goes on", DEADLINE).stdout.endswith("goes on\n")
 
 
+@pytest.mark.slow
 def test_a_flood_of_records_does_not_grow_the_supervisor(shell: Shell) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     times_out(shell, "cat /dev/zero > /proc/$$/fd/11", 1.0)

@@ -22,6 +22,7 @@ from tests.support.descriptors import open_now
 from tests.support.forked import in_child
 from tests.support.processes import alive
 from tests.support.sandboxes import PORTS, needs_sandbox
+from tests.support.tiers import others_slow
 from tests.support.waiting import DEADLINE, eventually
 
 pytestmark = needs_sandbox
@@ -164,7 +165,7 @@ BROKEN: dict[str, tuple[tuple[Step, ...], str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize("kind", others_slow(BROKEN))
 def test_a_step_that_fails_is_named_and_the_next_sandbox_is_made(zygote: Zygote, kind: str) -> None:
     steps, named = BROKEN[kind]
     reply = zygote.sandbox(plan(*steps).to_json().encode())

@@ -111,6 +111,7 @@ def test_of_a_token_nothing_but_a_public_prefix_is_shown(token: str) -> None:
     assert len(token) - len(part) >= 8 or not part
 
 
+@pytest.mark.slow
 @given(st.text(max_size=80), st.text(string.printable, max_size=80))
 def test_whatever_else_is_sent_is_not_repeated(header: str, other: str) -> None:
     """A client that leaves out the scheme puts the token in its place."""

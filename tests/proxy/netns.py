@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Self
 
@@ -45,6 +46,7 @@ class Gateway:
     def __init__(self, name: str, folder: Path) -> None:
         self._name = name
         self._folder = folder
+        self._asking = threading.Lock()
 
     def __enter__(self) -> Self:
         self._control, theirs = fds.message_pair()
@@ -68,8 +70,9 @@ class Gateway:
 
     def new_socket(self, kind: int = socket.SOCK_STREAM) -> socket.socket:
         """A new socket inside the sandbox's network."""
-        fds.send(self._control, {"kind": int(kind)})
-        _, (descriptor,) = fds.receive(self._control)
+        with self._asking:
+            fds.send(self._control, {"kind": int(kind)})
+            _, (descriptor,) = fds.receive(self._control)
         made = socket.socket(fileno=descriptor)
         made.settimeout(DEADLINE)
         return made

@@ -95,6 +95,15 @@ def command() -> tuple[str, ...]:
     return sys.executable, "-I", "-c", program
 
 
+def command_with(changed: str) -> tuple[str, ...]:
+    """The same, after these statements."""
+    *start, program = command()
+    if "runpy" not in program:
+        program = "import runpy\nrunpy.run_module('nsharness_proxy', run_name='__main__')"
+    program, _, run = program.rpartition("runpy.run_module")
+    return *start[:2], "-c", f"{program}\n{changed}\nrunpy.run_module{run}"
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a client got."""
@@ -200,6 +209,8 @@ class Proxy:
     events: list[dict[str, Any]] = field(default_factory=list)
     output: Path | None = None
     start: dict[str, Any] | None = None
+    changed: str = ""
+    """Statements that are run in its process before it starts, where a test cannot wait as long."""
 
     def __enter__(self) -> Self:
         ours, theirs = fds.message_pair()
@@ -210,7 +221,7 @@ class Proxy:
         arguments = ["--control-fd", str(theirs.fileno()), "--credentials-fd", str(descriptor)]
         output = None if self.output is None else self.output.open("wb")
         self.process = subprocess.Popen(
-            [*command(), *arguments],
+            [*(command_with(self.changed) if self.changed else command()), *arguments],
             pass_fds=passed,
             env=dict(self.environment),
             cwd="/",
@@ -312,6 +323,15 @@ class Proxy:
         """The first event with this name and these values."""
         wanted = {"event": name, **facts}.items()
         return self.wait_for(lambda event: wanted <= {**event, "headers": None}.items(), timeout)
+
+    def names(self, sandbox: str) -> list[str]:
+        """The names that have addresses, as far as it has told."""
+        known: list[str] = []
+        with self._changed:
+            for event in self.events:
+                if event["event"] == "names" and event["sandbox"] == sandbox:
+                    known[event["at"] :] = event["names"]["names"]
+        return known
 
     def audit(self, action: str, **facts: Any) -> dict[str, Any]:
         return self.event("audit", action=action, **facts)

@@ -276,7 +276,7 @@ def test_a_host_that_speaks_no_tls_gets_no_request(
     assert b"GET" not in upstream.received
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_host_that_never_completes_a_handshake_is_given_up(proxy: Proxy, attached: Sandbox) -> None:
     answer = inside(proxy, attached, "plain.local:443", get("plain.local"), patience=30.0)
     assert (answer.status, answer.reason) == (502, "upstream-tls-failed")

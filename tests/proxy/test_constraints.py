@@ -115,6 +115,7 @@ def test_they_come_from_what_is_allowed_and_outlive_a_restart() -> None:
 def test_any_host_means_no_constraints() -> None:
     anything = Policy("test", (rule("all", "wiki.local"), any_rule()))
     assert hosts_of(anything) is None
+    assert hosts_of(Policy("test", (rule("all", "wiki.local"),), unknown="ask")) is None
     assert CertificateAuthority.create(hosts_of(anything)).covers("any.example")
 
 

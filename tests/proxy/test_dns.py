@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 import struct
 
@@ -9,9 +11,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from nsharness.linux import fds
+from nsharness.policy.names import MAX_NAMES
 from nsharness_proxy import dns
 from tests.proxy import dnsclient as d
 from tests.proxy.rig import DEADLINE, Proxy, Sandbox, policy, rule
+from tests.support.waiting import eventually
 
 ADDRESS = "198.18.0.1"
 
@@ -168,7 +173,30 @@ def test_names_get_addresses_of_their_own_and_keep_them(
     assert len(set(addresses)) == 3
     # What a later proxy needs to go on with the same addresses.
     expected = ["wiki.local", "a.example.com", "b.example.com"]
-    proxy.wait_for(lambda e: e["event"] == "names" and e["names"] == {"names": expected})
+    eventually(lambda: proxy.names(attached.id) == expected)
+
+
+def test_as_many_names_as_there_may_be_outlive_a_proxy_however_long_they_are(
+    sandbox: Sandbox, client: socket.socket, proxy: Proxy
+) -> None:
+    """All of them are more than one message. Under ``ask`` the workload chooses every name."""
+    asks = policy(rule("wiki", "wiki.local"), unknown="ask")
+    proxy.attach(sandbox, asks)
+    server = sandbox.address("dns-udp")
+    long = ".".join(letter * 60 for letter in "abc")
+    names = [f"{long}.n{number}.example" for number in range(MAX_NAMES - 1)]
+    with client:
+        addresses = [d.ask(client, server, name).address for name in names]
+        assert len(set(addresses)) == len(names)
+        assert d.ask(client, server, "one.too.many.example").code == d.NXDOMAIN
+        eventually(lambda: proxy.names(sandbox.id) == ["wiki.local", *names])
+        proxy.send({"op": "detach", "sandbox": sandbox.id})
+        proxy.event("detached", sandbox=sandbox.id)
+        proxy.events.clear()
+        table = fds.memfd("names", json.dumps({"names": ["wiki.local", *names]}).encode())
+        proxy.attach(sandbox, asks, table, names=True)
+        os.close(table)
+        assert d.ask(client, server, names[-1]).address == addresses[-1]
 
 
 def test_a_denied_name_is_recorded(attached: Sandbox, client: socket.socket, proxy: Proxy) -> None:

@@ -215,7 +215,7 @@ def _parameters() -> Iterator[object]:
     for name, pieces in ANSWERS:
         for kind in ("GET", "GET-same-host", "HEAD"):
             method, _, following = kind.partition("-")
-            marks = [pytest.mark.slow] if following else []
+            marks = [pytest.mark.exhaustive] if following else [pytest.mark.slow] if method == "HEAD" else []
             yield pytest.param(method, following, pieces, id=f"{name}-{kind}", marks=marks)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nsharness_proxy import http1
 from tests.proxy import reference
-from tests.proxy.corpus import Case, load
+from tests.proxy.corpus import load
 from tests.proxy.talk import CORPUS
 
 CASES = tuple(case for case in load(CORPUS) if len(case.data) < 3000)
@@ -36,29 +36,30 @@ def bare(data: bytes) -> bytes:
     return data
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_what_is_a_head_for_us_is_one_for_others_and_means_the_same(case: Case) -> None:
-    data = bare(case.data)
-    head = read(data)
-    if not isinstance(head, http1.Head) or re.search(rb"[\x80-\xff]", data.partition(b"\r\n")[0]):
-        return
-    if len(re.findall(rb"(?im)^host:", data[: head.size])) != 1:
-        return  # Which host is meant is not this reader's business.
-    (ours,) = reference.by_h11(data).messages[:1]
-    assert ours.method.encode() == head.method
-    (theirs, *_) = [*reference.by_llhttp(data).messages, None]
-    if theirs is not None:  # llhttp knows no methods but those of its list
-        assert (theirs.method, theirs.target, theirs.hosts) == (ours.method, ours.target, ours.hosts)
+def test_what_is_a_head_for_us_is_one_for_others_and_means_the_same() -> None:
+    for case in CASES:
+        data = bare(case.data)
+        head = read(data)
+        if not isinstance(head, http1.Head) or re.search(rb"[\x80-\xff]", data.partition(b"\r\n")[0]):
+            continue
+        if len(re.findall(rb"(?im)^host:", data[: head.size])) != 1:
+            continue  # Which host is meant is not this reader's business.
+        (ours,) = reference.by_h11(data).messages[:1]
+        assert ours.method.encode() == head.method, case.name
+        (theirs, *_) = [*reference.by_llhttp(data).messages, None]
+        if theirs is not None:  # llhttp knows no methods but those of its list
+            meant = (theirs.method, theirs.target, theirs.hosts)
+            assert meant == (ours.method, ours.target, ours.hosts), case.name
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_a_head_is_the_same_however_it_comes(case: Case) -> None:
-    data = bare(case.data)
-    whole = read(data)
-    for end in range(1, len(data)):
-        part = read(data[:end])
-        # A part is incomplete, or what the whole is: never a head that the whole is not, nor the other way.
-        assert part in (None, whole), end
+def test_a_head_is_the_same_however_it_comes() -> None:
+    for case in CASES:
+        data = bare(case.data)
+        whole = read(data)
+        for end in range(1, len(data)):
+            part = read(data[:end])
+            # A part is incomplete, or what the whole is: never a head that the whole is not.
+            assert part in (None, whole), (case.name, end)
 
 
 BAD_REQUESTS = {

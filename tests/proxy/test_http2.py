@@ -304,6 +304,7 @@ def test_a_stalled_stream_holds_up_its_own_host_and_nothing_else(
         host.released.set()
 
 
+@pytest.mark.slow
 def test_a_host_that_takes_nothing_holds_up_its_own_stream_and_nothing_else(
     proxy: Proxy, new_sandbox: Callable[[], Sandbox], tmp_path: Path
 ) -> None:

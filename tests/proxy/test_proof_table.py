@@ -78,7 +78,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, token: str) -> Iterator[Benc
         proxy.hang_up()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.kernel("userns", "veth")
 @pytest.mark.parametrize("group", GROUPS, ids="-".join)
 def test_exactly_the_rows_in_which_all_agree_get_the_credential(

@@ -21,8 +21,11 @@ CASES = tuple(load(CORPUS))
 def _parameters() -> Iterator[object]:
     for case in CASES:
         for road in case.roads:
-            # Inside a tunnel the same code reads the same bytes.
-            marks = [pytest.mark.slow] if road == "tunnel" and len(case.roads) > 1 else []
+            # On every road the same code reads the same bytes.
+            mark = {"forward": [], "transparent": [pytest.mark.slow], "tunnel": [pytest.mark.exhaustive]}[
+                road
+            ]
+            marks = mark if len(case.roads) > 1 else []
             yield pytest.param(case, road, id=f"{case.name}-{road}", marks=marks)
 
 

@@ -106,13 +106,14 @@ def _budget(examples: int) -> settings:
     )
 
 
+@pytest.mark.slow
 @given(st.data())
 @_budget(400)
 def test_no_damage_makes_a_request_that_nobody_made(stage: Stage, data: st.DataObject) -> None:
     _holds(stage, data.draw(damaged().flatmap(cuts)))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @given(st.data())
 @_budget(1000)
 def test_no_damage_makes_a_request_that_nobody_made_at_length(stage: Stage, data: st.DataObject) -> None:
@@ -132,13 +133,14 @@ def _cut_everywhere(stage: Stage, case: Case, road: str, step: int = 1) -> None:
 SEGMENTED = ("chunk-extension", "trailer-unknown", "pipelined-after-a-body", "pipelined-second-denied-path")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEGMENTED)
 def test_where_a_segment_ends_changes_nothing(stage: Stage, name: str) -> None:
     (case,) = (case for case in CASES if case.name == name)
     _cut_everywhere(stage, case, "forward", 3)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("case", PLAIN, ids=[case.name for case in PLAIN])
 def test_where_a_segment_ends_changes_nothing_for_any_request(stage: Stage, case: Case) -> None:
     for road in case.roads:

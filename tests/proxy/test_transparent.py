@@ -18,6 +18,7 @@ from tests.proxy.netns import Gateway
 from tests.proxy.rig import Proxy, Sandbox, policy, read_answer, read_to_end, rule
 from tests.proxy.tlshost import Authority
 from tests.proxy.upstreams import Upstream
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.kernel("userns", "veth")
 
@@ -166,6 +167,7 @@ def test_a_listed_address_is_a_host_like_any_other(gateway: Gateway, upstream: U
     assert len(upstream.requests) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data",
     [
@@ -290,7 +292,7 @@ def test_names_beyond_the_profiles_keep_their_addresses_too(
     proxy.attach(gateway.sandbox, rules)
     asked = ["b.example.com", "a.example.com"]
     before = {name: address_of(gateway, name) for name in asked}
-    proxy.wait_for(lambda e: e["event"] == "names" and e["names"] == {"names": asked})
+    eventually(lambda: proxy.names("gateway") == asked)
     proxy.send({"op": "detach", "sandbox": "gateway"})
     proxy.event("detached", sandbox="gateway")
     proxy.events.clear()

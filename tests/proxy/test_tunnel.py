@@ -117,6 +117,7 @@ class TestServerName:
             (b"\x16\x03\x01\x00\x01\x01\x17\x03\x01\x00\x01\x00", "not-tls"),
             (b"\x16\x03\x01\x40\x00\x01\xff\xff\xff" + bytes(MAX_HELLO), "not-tls"),
         ],
+        ids=range(14),  # some of them are made by chance, and all workers must find the same tests
     )
     def test_anything_with_another_reading_is_refused(self, data: bytes, reason: str) -> None:
         with pytest.raises(HelloError, match=reason):
@@ -251,6 +252,7 @@ def test_a_direction_that_is_done_leaves_the_other_open(
     proxy.audit("response")
 
 
+@pytest.mark.slow
 def test_who_does_not_read_is_not_read_for(proxy: Proxy, ends: tuple[socket.socket, socket.socket]) -> None:
     """Back-pressure: little is kept in memory, and the other direction goes on meanwhile."""
     client, host = ends

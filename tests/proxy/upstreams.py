@@ -49,6 +49,8 @@ class Upstream:
     tls: ssl.SSLContext | None = None
     keep_body: bool = True
     greeting: bytes = b""
+    farewell: bool = False
+    """Whether a connection is ended as TLS has it, with a close_notify."""
     received: bytearray = field(default_factory=bytearray)
     requests: list[Request] = field(default_factory=list)
     server_names: list[str | None] = field(default_factory=list)
@@ -115,6 +117,10 @@ class Upstream:
             return
         finally:
             self._open.discard(connection)
+            if self.farewell and isinstance(connection, ssl.SSLSocket):
+                with contextlib.suppress(OSError):
+                    connection.settimeout(0)  # whatever the other side says to that
+                    connection.unwrap()
             connection.close()
 
 

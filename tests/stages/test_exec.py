@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import pty
-import re
-import select
 import signal
-import struct
 import subprocess
 import termios
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.processes import alive, descendants
 from tests.support.program import Program
+from tests.support.terminal import Terminal, terminals
+from tests.support.tiers import others_slow
 from tests.support.waiting import DEADLINE, eventually
 
 pytestmark = pytest.mark.kernel("userns", "procfs", "veth", "mount_setattr", "pidfd")
@@ -68,6 +64,7 @@ def test_streams_and_exit_code_are_the_programs(program: Program) -> None:
     assert out == content
 
 
+@pytest.mark.slow
 def test_a_closed_output_is_a_broken_pipe_inside(program: Program) -> None:
     with started(
         program, "exec", "--", "sh", "-c", "yes; echo $? >&2", stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -132,6 +129,7 @@ def test_signals_are_the_programs_to_handle(program: Program) -> None:
     eventually(lambda: not any(map(alive, below)))
 
 
+@pytest.mark.slow
 def test_after_its_time_everything_is_gone(program: Program) -> None:
     done = program("exec", "--timeout", "1", "--json", "--", "sh", "-c", "echo begun; sleep 1000")
     result = json.loads(done.stdout)
@@ -139,6 +137,7 @@ def test_after_its_time_everything_is_gone(program: Program) -> None:
     assert (result["timed_out"], result["stdout"]) == (True, "begun\n")
 
 
+@pytest.mark.slow
 def test_a_limit_that_ends_it_is_said_and_is_the_exit_code(program: Program, short_tmp: Path) -> None:
     (short_tmp / "profile.toml").write_text("limits = { wall = 0.5 }\n")
     profile = str(short_tmp / "profile.toml")
@@ -148,6 +147,7 @@ def test_a_limit_that_ends_it_is_said_and_is_the_exit_code(program: Program, sho
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_what_was_denied_is_in_the_result(program: Program) -> None:
     done = program("exec", "--json", "--", "curl", "-s", "-o", "/dev/null", "http://example.com/x")
     (denied,) = json.loads(done.stdout)["denied"]
@@ -156,11 +156,13 @@ def test_what_was_denied_is_in_the_result(program: Program) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
-    [
-        (["exec", "--", "no-such-program"], 127),
-        (["exec", "--", "/etc/passwd"], 126),
-        (["exec", "--", "sh", "-c", "kill -TERM $$"], 143),
-    ],
+    others_slow(
+        [
+            (["exec", "--", "no-such-program"], 127),
+            (["exec", "--", "/etc/passwd"], 126),
+            (["exec", "--", "sh", "-c", "kill -TERM $$"], 143),
+        ]
+    ),
 )
 def test_exit_codes_are_those_of_shells(program: Program, arguments: list[str], wanted: int) -> None:
     assert program(*arguments).returncode == wanted
@@ -187,7 +189,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("what", WRONG)
+@pytest.mark.parametrize("what", others_slow(WRONG, 2))
 def test_bad_input_is_one_line_and_nothing_starts(program: Program, what: str) -> None:
     arguments, wanted = WRONG[what]
     done = program(*arguments)
@@ -198,6 +200,7 @@ def test_bad_input_is_one_line_and_nothing_starts(program: Program, what: str) -
     assert not list(program.state.rglob("runs/*"))
 
 
+@pytest.mark.slow
 def test_a_profile_in_the_workspace_counts_once_it_is_trusted(program: Program, short_tmp: Path) -> None:
     """A workload could have written it."""
     folder = short_tmp / "work"
@@ -217,67 +220,13 @@ def test_a_profile_in_the_workspace_counts_once_it_is_trusted(program: Program, 
 # --- at a terminal ----------------------------------------------------------------------------------------
 
 
-CONTROL = re.compile(r"\x1b\[[?0-9;]*[a-zA-Z]")
-
-
-class Terminal:
-    """A person's terminal with nsharness in it."""
-
-    def __init__(self, program: Program, arguments: Sequence[str]) -> None:
-        self.pid, self.master = pty.fork()
-        if self.pid == 0:
-            try:
-                os.chdir("/")
-                argv = program.argv(arguments)
-                os.execve(argv[0], argv, {**program.environment, "TERM": "xterm-256color"})
-            finally:
-                os._exit(127)
-        self.text = ""
-
-    def resize(self, rows: int, columns: int) -> None:
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("=HHHH", rows, columns, 0, 0))
-
-    def type(self, keys: str) -> None:
-        os.write(self.master, keys.encode())
-
-    def expect(self, pattern: str) -> None:
-        end = time.monotonic() + 60
-        while (match := re.search(pattern, self.text)) is None:
-            ready = select.select([self.master], [], [], max(0.0, end - time.monotonic()))[0]
-            assert ready, f"never came: {pattern}\n{self.text}"
-            try:
-                new = os.read(self.master, 65536).decode(errors="replace")
-                self.text = CONTROL.sub("", self.text + new).replace("\r", "")
-            except OSError:
-                pytest.fail(f"the terminal ended before {pattern} came:\n{self.text}")
-        self.text = self.text[match.end() :]
-
-    def wait(self) -> int:
-        """Its exit code. What it still says is taken, or it could not end."""
-        while select.select([self.master], [], [], 60)[0]:
-            try:
-                self.text += os.read(self.master, 65536).decode(errors="replace")
-            except OSError:
-                break
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-
 @pytest.fixture
 def at_terminal(program: Program) -> Iterator[Callable[..., Terminal]]:
-    opened: list[Terminal] = []
-
-    def start(*arguments: str) -> Terminal:
-        opened.append(Terminal(program, arguments))
-        return opened[-1]
-
-    yield start
-    for terminal in opened:
-        with contextlib.suppress(OSError):
-            os.close(terminal.master)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(terminal.pid, 0)
+    with terminals(program) as start:
+        yield start
 
 
+@pytest.mark.slow
 def test_an_interactive_shell_at_a_terminal(at_terminal: Callable[..., Terminal]) -> None:
     terminal = at_terminal("shell")
     terminal.resize(11, 77)
@@ -297,6 +246,7 @@ def test_an_interactive_shell_at_a_terminal(at_terminal: Callable[..., Terminal]
     assert after[3] & (termios.ECHO | termios.ICANON) == termios.ECHO | termios.ICANON
 
 
+@pytest.mark.slow
 def test_when_the_terminal_goes_away_everything_ends(at_terminal: Callable[..., Terminal]) -> None:
     terminal = at_terminal("exec", "--", "bash", "-c", "trap '' HUP; echo ready; sleep 1000")
     terminal.expect("ready")
@@ -307,6 +257,7 @@ def test_when_the_terminal_goes_away_everything_ends(at_terminal: Callable[..., 
     eventually(lambda: not any(map(alive, below)))
 
 
+@pytest.mark.slow
 def test_a_live_run_is_entered_with_a_terminal(
     program: Program, at_terminal: Callable[..., Terminal]
 ) -> None:

@@ -63,6 +63,7 @@ def status(program: Copied, held: Running) -> str:
     return program("enter", run, "--", *asking).stdout
 
 
+@pytest.mark.slow
 def test_a_run_takes_a_changed_profile_and_refuses_a_bad_one(program: Copied, held: Running) -> None:
     """By the command and by the signal; and a proxy that is started again has the new one."""
     run = held.expect(r"Started \(id=(stage4-[0-9a-f]+)")[1]

@@ -17,6 +17,7 @@ import pytest
 from tests.support import leaks
 from tests.support.processes import alive, descendants
 from tests.support.program import Program, Running
+from tests.support.tiers import others_slow
 
 pytestmark = pytest.mark.kernel("userns", "procfs", "veth", "mount_setattr", "pidfd")
 
@@ -95,6 +96,7 @@ def test_the_lines_come_in_the_promised_order_and_form(program: Program, tmp_pat
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_second_run_comes_from_the_cache_unless_that_is_disabled(program: Program) -> None:
     first = program("run", "stage4")
     second = program("run", "stage4")
@@ -140,6 +142,7 @@ def test_the_token_is_nowhere_but_in_the_store_and_the_proxy(shared: Shared) -> 
             ).read_text()
 
 
+@pytest.mark.slow
 @SHARED
 def test_the_search_for_the_token_finds_it_where_it_is_planted(shared: Shared) -> None:
     program, held = shared.program, shared.running
@@ -235,6 +238,7 @@ def test_every_decision_is_one_line_of_the_audit_log(shared: Shared) -> None:
     assert not leaks.in_bytes(log.read_bytes(), leaks.forms(program.secret("wiki", "token")))
 
 
+@pytest.mark.slow
 def test_a_dead_proxy_is_replaced_and_the_sandbox_goes_on(program: Program, held: Running) -> None:
     os.kill(pids(held)["proxy"], signal.SIGKILL)
     command = ["enter", run_id(held), "--", "curl", "-s", "http://wiki.local/snippets/durability"]
@@ -242,6 +246,7 @@ def test_a_dead_proxy_is_replaced_and_the_sandbox_goes_on(program: Program, held
     held.expect(r"ended unexpectedly \(status -9\)")
 
 
+@pytest.mark.slow
 def test_a_proxy_that_is_given_up_leaves_nobody_waiting(program: Program, held: Running) -> None:
     """It fails closed, and at once: connections that nobody will ever accept are refused."""
     said, killed = held.expect(r"proxy\] +Started \(pid (\d+)"), []
@@ -253,7 +258,7 @@ def test_a_proxy_that_is_given_up_leaves_nobody_waiting(program: Program, held: 
     assert done.returncode in (5, 6, 7), done  # No proxy, no name, no connection; 28 would be the timeout.
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", others_slow([signal.SIGINT, signal.SIGTERM, signal.SIGKILL]))
 def test_however_it_ends_nothing_of_it_is_left(
     program: Program, held: Running, number: signal.Signals
 ) -> None:
@@ -274,7 +279,16 @@ def test_however_it_ends_nothing_of_it_is_left(
 
 @pytest.mark.parametrize(
     "pattern",
-    ["mock-services", "credentials loaded", "proxy.*Started", "sandbox.*Started", "Checkpoint", r"\$ curl"],
+    others_slow(
+        [
+            r"\$ curl",
+            "mock-services",
+            "credentials loaded",
+            "proxy.*Started",
+            "sandbox.*Started",
+            "Checkpoint",
+        ]
+    ),
 )
 def test_an_interrupt_at_any_step_leaves_nothing(
     program: Program, pattern: str, eventually: Callable[..., object]

@@ -89,6 +89,7 @@ def curl(sandbox: NamespaceSandbox, *arguments: str) -> Any:
     return sandbox.run(["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", *arguments])
 
 
+@pytest.mark.slow
 def test_a_private_host_gets_the_certificate_also_from_the_next_proxy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: Client, secure: Upstream
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_private_host_gets_the_certificate_also_from_the_next_proxy(
         assert b"client" not in inside
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [None, "no certificate"])
 def test_authorities_that_are_none_stop_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: Client, content: str | None

@@ -12,18 +12,16 @@ from nsharness.policy.authority import Claims
 from nsharness_proxy import claims, http1, refusal, scrubbing
 from nsharness_proxy.bodies import UNDECODABLE, BodyRefusedError
 from nsharness_proxy.claims import Named
+from nsharness_proxy.decision import Decision
 from nsharness_proxy.fast import wire
 from nsharness_proxy.fast.framing import Chunked, Fixed, Reader
 from nsharness_proxy.fast.front import IDLE_SECONDS, Front
 from nsharness_proxy.fast.host import CLOSED, Host
 from nsharness_proxy.fast.service import Service
 from nsharness_proxy.http1 import Head, HeadError, HeadTooLargeError
-from nsharness_proxy.judge import Asked, Decision
+from nsharness_proxy.judge import Asked
 from nsharness_proxy.refusal import Refused
 from nsharness_proxy.upstream import UpstreamError
-
-HEAD_SECONDS: Final = 60.0
-"""How long a head may take to arrive."""
 
 _SAFE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 _PIECE: Final = 1 << 16
@@ -65,8 +63,10 @@ class Client(Front):
             self._reject(NOT_FORWARDED)
             return False
         if head is None:
-            self.deadline = min(self.deadline, self._service.now + HEAD_SECONDS)
+            if self.owes_since is None:
+                self.owes_since = asyncio.get_running_loop().time()
             return False
+        self.owes_since = None
         self.deadline = self._service.now + IDLE_SECONDS
         return self._begin(head)
 
@@ -131,6 +131,7 @@ class Client(Front):
         if refused is not None:
             return self._refuse(refused)
         self._transport.write(head.version + _ESTABLISHED)
+        self.owes_since = asyncio.get_running_loop().time()
         # Some clients send empty lines after the request.
         self._buffer = self._buffer.lstrip(b"\r\n")
         self._read = self._first
@@ -229,7 +230,7 @@ class Client(Front):
         if self._answer is None:
             return self._refuse(stopped.refused)
         self._made = None
-        self._leave()
+        self._break_off()
         return False
 
     def _no_body(self) -> None:
@@ -241,7 +242,7 @@ class Client(Front):
         if self._answer is None and not self._answered:
             self._reject(NOT_FORWARDED)
         else:
-            self._leave()
+            self._break_off()
 
     def _drop_host(self) -> None:
         if self._host is not None:
@@ -355,7 +356,7 @@ class Client(Front):
         if made is not None:
             self.judge.end(made, "error", reason=stopped.refused.reason)
         self._flush()
-        self._leave()
+        self._break_off()
 
     def failed(self, reason: str, error: Exception | None = None) -> None:
         """There is no answer, or no more of it."""
@@ -379,7 +380,7 @@ class Client(Front):
             return
         if self._answer is not None:
             self._flush()
-            self._leave()
+            self._break_off()
             return
         self._answered = self._closes = True
         self._transport.write(refusal.upstream_failure(reason).page(head.method.decode("ascii")))

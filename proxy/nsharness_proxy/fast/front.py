@@ -11,14 +11,16 @@ import re
 from collections.abc import Callable
 from typing import Final, cast
 
+from nsharness_proxy import patience
 from nsharness_proxy.bodies import BodyRefusedError
+from nsharness_proxy.decision import Decision
 from nsharness_proxy.fast.framing import BodyError
 from nsharness_proxy.fast.host import Host
 from nsharness_proxy.fast.relay import Relay
 from nsharness_proxy.fast.secured import HandshakeError, Secured
 from nsharness_proxy.fast.service import Service
 from nsharness_proxy.hello import HelloError, client_hello, starts_tls
-from nsharness_proxy.judge import Decision, Judge
+from nsharness_proxy.judge import Judge
 from nsharness_proxy.refusal import Refused
 from nsharness_proxy.tls import HTTP2, PROTOCOL
 
@@ -26,7 +28,6 @@ MAX_PENDING: Final = 256 * 1024
 """Bytes from a client that may wait before no more are read."""
 IDLE_SECONDS: Final = 600.0
 """How long nothing may come or go."""
-HANDSHAKE_SECONDS: Final = 30.0
 _LINGER_SECONDS: Final = 2.0
 _END_SECONDS: Final = 5.0
 
@@ -48,6 +49,8 @@ class Front(asyncio.Protocol):
         self._buffer = b""
         self._read: Callable[[], bool] = self._first
         self.deadline = service.now + IDLE_SECONDS
+        self.owes_since: float | None = asyncio.get_running_loop().time()
+        """Since when the client owes a request, or the rest of one's head; None when it owes nothing."""
         self._held_back = False
         self._host_is_full = False
         self._client_is_full = False
@@ -170,6 +173,17 @@ class Front(asyncio.Protocol):
         elif self._host is not None:
             self._host.resume()
 
+    def expire(self, now: float) -> None:
+        """End it if it has been waited for too long."""
+        if self.owes_since is not None and self.owes_since + patience.HEAD_SECONDS < now:
+            try:
+                self.judge.too_slow()
+            except OSError as error:
+                self._service.report.failure("the guard failed", error)
+            self.end()
+        elif self.deadline < now:
+            self.end()
+
     def end(self) -> None:
         """End the connection at once, whatever it was doing."""
         if self._relay is not None:
@@ -191,7 +205,6 @@ class Front(asyncio.Protocol):
             if len(data) < 3:
                 return False
             if starts_tls(data):
-                self.deadline = self._service.now + HANDSHAKE_SECONDS
                 self._read = self._hello
                 return True
         return self._inside()
@@ -250,6 +263,8 @@ class Front(asyncio.Protocol):
         data, self._buffer = self._buffer, b""
         self.deadline = self._service.now + IDLE_SECONDS
         self._relay.data_received(data)
+        if self._relay.begun:
+            self.owes_since = None
         return False
 
     def _hand_over(self) -> None:
@@ -270,6 +285,15 @@ class Front(asyncio.Protocol):
         """Close, when what was written has been sent; who does not take it is not waited for long."""
         self._read = self._nothing
         self._transport.close()
+        asyncio.get_running_loop().call_later(_END_SECONDS, self._transport.abort)
+
+    def _break_off(self) -> None:
+        """Close, so that the client sees that something is missing."""
+        self._read = self._nothing
+        if isinstance(self._transport, Secured):
+            self._transport.cut()
+        else:
+            self._transport.close()
         asyncio.get_running_loop().call_later(_END_SECONDS, self._transport.abort)
 
     def _linger(self) -> None:

@@ -184,7 +184,8 @@ class Host(asyncio.Protocol):
             except Exception as error:  # noqa: BLE001 - as above
                 asker.failed(UPSTREAM_FAILED, error)
         elif asker is not None:
-            asker.failed(CLOSED if self.unanswered else MALFORMED)
+            closed = self.unanswered or isinstance(self._reader, UntilClosed)
+            asker.failed(CLOSED if closed else MALFORMED)
         self._transport.abort()
 
     def pause_writing(self) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from nsharness.credentials.map import ClientCertificate
 from nsharness.policy.proof import VerifiedCertificate
 from nsharness_proxy import upstream
+from nsharness_proxy.decision import Decision
 from nsharness_proxy.fast.host import Host
 from nsharness_proxy.fast.secured import HandshakeError, Secured
-from nsharness_proxy.judge import Decision, Judge, Reached
+from nsharness_proxy.judge import Judge, Reached
 from nsharness_proxy.sandbox import Sandbox
 from nsharness_proxy.shown import Shown
 from nsharness_proxy.upstream import UpstreamError
@@ -70,23 +72,36 @@ class Hosts:
         address = sock.getpeername()[:2]
         host = Host()
         host.policy = policy
-        secured = self._secured(judge, made, address, host) if made.view.scheme == "https" else None
+        shown: list[bool] = []
+        secured = None
+        if made.view.scheme == "https":
+            secured = self._secured(judge, made, address, host, shown)
         try:
             await asyncio.get_running_loop().create_connection(lambda: secured or host, sock=sock)
         except BaseException:
             sock.close()
             raise
         verified = None if secured is None else await _handshake(secured, name, address[0])
-        host.reached = Reached(name, port, address, secured is not None, verified, made.identity)
+        tls = secured is not None
+        host.reached = Reached(name, port, address, tls, verified, made.identity, bool(shown))
         return host
 
-    def _secured(self, judge: Judge, made: Decision, address: tuple[str, int], host: Host) -> Secured:
+    def _secured(
+        self, judge: Judge, made: Decision, address: tuple[str, int], host: Host, told: list[bool]
+    ) -> Secured:
+        """``told`` gets an entry when the host was shown a certificate."""
         name = made.view.host
         shown = None
         if made.identity is not None:
             key = (self._sandbox.credentials.version, str(made.allow.pattern))
             here = VerifiedCertificate(name, address[0])
-            shown = Shown(key, lambda: judge.certificate(made, here))
+
+            def ask() -> ClientCertificate:
+                found = judge.certificate(made, here)
+                told.append(True)
+                return found
+
+            shown = Shown(key, ask)
         return Secured(self._sandbox.host_tls.connection(name, shown), host)
 
     def expire(self, now: float) -> None:

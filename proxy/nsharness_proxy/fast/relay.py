@@ -43,6 +43,11 @@ class Relay:
         self._over = False
         self.ended = {"client": False, "host": False}
 
+    @property
+    def begun(self) -> bool:
+        """Whether the client has named its host."""
+        return self._over or self._opening is not None
+
     # The client's side.
 
     def data_received(self, data: bytes) -> None:

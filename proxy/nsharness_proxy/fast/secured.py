@@ -50,6 +50,7 @@ class Secured(asyncio.Transport, asyncio.Protocol):
         self._open = False
         self._paused = False
         self._ended = False
+        self._farewell = False
         self.established: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -98,6 +99,7 @@ class Secured(asyncio.Transport, asyncio.Protocol):
             except SSL.WantReadError:
                 break
             except SSL.ZeroReturnError:
+                self._farewell = True
                 self._end()
                 break
             except SSL.Error:
@@ -116,7 +118,10 @@ class Secured(asyncio.Transport, asyncio.Protocol):
         if not self._open:
             self._fail("the other side has ended the connection")
         elif not self._ended:
-            self._end()
+            # Without a farewell (RFC 8446 section 6.1): nobody knows whether more was to come.
+            self._ended = True
+            self._upper.connection_lost(ConnectionResetError())
+            self._lower.close()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -125,7 +130,7 @@ class Secured(asyncio.Transport, asyncio.Protocol):
                 self.established.set_exception(HandshakeError("the connection was lost"))
             return
         self._ended = True
-        self._upper.connection_lost(exc)
+        self._upper.connection_lost(exc if self._farewell or exc else ConnectionResetError())
 
     def pause_writing(self) -> None:
         if self._open:
@@ -167,6 +172,12 @@ class Secured(asyncio.Transport, asyncio.Protocol):
         except SSL.Error:
             self._lower.close()
             return
+        self._flush()
+        self._lower.close()
+
+    def cut(self) -> None:
+        """End the connection without a farewell: the other side is to know that something is missing."""
+        self._ended = True
         self._flush()
         self._lower.close()
 

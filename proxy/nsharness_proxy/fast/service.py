@@ -24,8 +24,8 @@ _END_SECONDS: Final = 5.0
 class Connection(Protocol):
     """A client's connection, as its service knows it."""
 
-    deadline: float
-    """When it has done nothing for too long, by the loop's clock."""
+    def expire(self, now: float) -> None:
+        """End it if, by the loop's clock, it has been waited for too long."""
 
     def end(self) -> None: ...
     def end_outlived(self) -> None: ...
@@ -98,8 +98,7 @@ class Service:
         loop = asyncio.get_running_loop()
         self.now = loop.time()
         for connection in tuple(self._connections):
-            if connection.deadline < self.now:
-                connection.end()
+            connection.expire(self.now)
         self.hosts.expire(self.now)
         self._ticking = loop.call_later(_TICK_SECONDS, self._tick)
 

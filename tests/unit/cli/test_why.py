@@ -188,3 +188,19 @@ def test_the_demo_can_be_asked_about_by_name(capsys: pytest.CaptureFixture[str])
     assert (
         _json(capsys, "GET", "http://webhook.local/", "--profile", "stage4")["reason"] == "host-not-allowed"
     )
+
+
+def test_a_request_that_would_be_asked_about_or_go_without_a_credential_is_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    ask = '[network]\nunknown = "ask"\nask_seconds = 9\n'
+    every = '[[sandbox_proxy_rules]]\nname = "every"\nhosts = ["wiki.local"]\n'
+    (tmp_path / "nsharness.toml").write_text(ask + PROFILE + every)
+    code, text = _why(capsys, "GET", "https://unknown.example/x")
+    assert (code, "waits for a person's answer" in text, " 9 s" in text) == (1, True, True)
+    assert _json(capsys, "GET", "https://unknown.example/x")["asked"] is True
+    assert _json(capsys, "GET", "https://unknown.example/admin/x")["asked"] is False
+    told = _json(capsys, "PUT", "https://wiki.local/snippets/a")
+    assert (told["rule"], told["not_injected"]) == ("every", "credential-method")
+    assert "no credential (credential-path)" in _why(capsys, "GET", "https://wiki.local/other")[1]
+    assert _json(capsys, "GET", "https://wiki.local/snippets/a")["not_injected"] is None

@@ -142,6 +142,7 @@ def test_no_bytes_at_all_are_an_empty_body(coder: str) -> None:
     assert decoded((CODERS[coder][0],), b"") == b""
 
 
+@pytest.mark.slow
 @coders
 def test_a_bomb_takes_time_but_no_memory(coder: str) -> None:
     coding, encode = CODERS[coder]

@@ -12,6 +12,7 @@ import pytest
 from nsharness.credentials.kinds import GENERIC, KINDS, Kind, kind_named, kind_of, public_head
 from nsharness.credentials.placeholder import MARK, detector, placeholder, substitute
 from nsharness.credentials.secret import Secret, SecretRef
+from tests.support.tiers import others_slow
 
 SALT = bytes(range(32))
 REF = SecretRef("github", "token")
@@ -46,7 +47,7 @@ def test_a_placeholder_has_the_shape_that_tools_check_for(name: str) -> None:
     assert kind_of(text) is kind_named(name)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, GENERIC], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", others_slow([*KINDS, GENERIC]), ids=lambda kind: kind.name)
 def test_a_placeholder_is_recognisable_and_is_found(kind: Kind) -> None:
     text = placeholder(REF, kind, SALT)
     plain = text if kind.name != "jwt" else base64.urlsafe_b64decode(text.split(".")[1] + "==").decode()

@@ -103,7 +103,7 @@ def test_mixed_case_hex_and_both_base64_alphabets_at_once() -> None:
 
 @given(seeds)
 def test_any_body_in_any_pieces_comes_out_as_the_reference_says(seed: int) -> None:
-    """K15. The fuzzer (scripts/fuzz-scrub) does the same for as long as one likes."""
+    """K15. The fuzzer (scripts/fuzz) does the same for as long as one likes."""
     rng = random.Random(seed)
     secrets = reference.random_secrets(rng)
     scrubber = Scrubber(map(Secret, secrets))

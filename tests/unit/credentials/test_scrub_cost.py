@@ -38,6 +38,7 @@ BODIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize("secret", SECRETS)
 @pytest.mark.parametrize("size", [1, 4096])

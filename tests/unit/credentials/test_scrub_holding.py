@@ -67,6 +67,7 @@ def test_of_a_run_only_what_follows_a_public_beginning_is_held(tail: bytes, held
     assert stream.finish() == held
 
 
+@pytest.mark.slow
 @given(st.integers(0, 1 << 62), st.sampled_from([SECRET, "hunter2hunter3"]))
 def test_what_is_held_does_not_tell_a_right_guess_from_a_wrong_one(seed: int, secret: str) -> None:
     """A workload that can have its bytes echoed in pieces must not read the secret out letter by letter."""

@@ -10,6 +10,7 @@ import pytest
 HEAVY = ("pydantic", "mitmproxy", "publicsuffix2", "pyroute2", "prctl", "http.client")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "loads"),
     [

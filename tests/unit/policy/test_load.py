@@ -207,7 +207,9 @@ NO_CERTIFICATE = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n
 
 
 @pytest.mark.parametrize(
-    "content", [None, "", PRIVATE, "\udcff", NO_CERTIFICATE, CERTIFICATE + NO_CERTIFICATE]
+    "content",
+    [None, "", PRIVATE, "\udcff", NO_CERTIFICATE, CERTIFICATE + NO_CERTIFICATE],
+    ids=["missing", "empty", "private", "no text", "none", "one of two"],
 )
 def test_a_file_without_certificates_is_an_error(tmp_path: Path, content: str | None) -> None:
     """K12."""

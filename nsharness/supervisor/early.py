@@ -1,0 +1,76 @@
+"""Helper processes that are started before anybody knows what for: while they import, we read the profile.
+
+They wait for their first message, and end when nobody sends one: leaving the block closes their sockets,
+unless a session has taken them.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from contextlib import suppress
+from types import TracebackType
+
+from nsharness.errors import NsharnessError
+from nsharness.linux import fds
+from nsharness.supervisor.child import Child
+from nsharness.supervisor.state import TOKEN_BYTES
+
+
+class Started:
+    """A helper process and our end of its socket, for whoever takes them."""
+
+    def __init__(self, module: str, token: str, credentials: int | None = None) -> None:
+        """``token`` is the end of the id of its run. ``NsharnessError`` when it cannot be started."""
+        ours, theirs = fds.message_pair()
+        numbers = {"--control-fd": theirs.fileno()}
+        if credentials is not None:
+            numbers["--credentials-fd"] = credentials
+        arguments = [str(word) for pair in numbers.items() for word in pair]
+        with theirs:
+            try:
+                self.child = Child(module, arguments, list(numbers.values()), run=token)
+            except BaseException:
+                ours.close()
+                raise
+        self.socket: socket.socket = ours
+
+    def close(self) -> None:
+        """Nobody needs it."""
+        self.socket.close()
+        self.child.end()
+
+
+class Early:
+    """A context manager: a zygote, a proxy and an empty credential map for the run that is about to begin."""
+
+    def __init__(self) -> None:
+        self.token = secrets.token_hex(TOKEN_BYTES)
+        self._started: dict[str, Started] = {}
+        self._map: int | None = None
+
+    def __enter__(self) -> Early:
+        # Whatever forbids it is said by whoever finds nothing here and starts them again.
+        with suppress(OSError, NsharnessError):
+            self._map = fds.memfd("credentials")
+            self._started["proxy"] = Started("nsharness_proxy", self.token, self._map)
+            self._started["zygote"] = Started("nsharness.sandbox.zygote", self.token)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        left, self._started = self._started, {}
+        for started in left.values():
+            started.close()
+        if (descriptor := self.take_map()) is not None:
+            fds.close_all([descriptor])
+
+    def take(self, name: str) -> Started | None:
+        """The helper, which is the caller's from now on; None when there is none, or no more."""
+        return self._started.pop(name, None)
+
+    def take_map(self) -> int | None:
+        """The memory that the proxy was given for its credential map: to be filled, sealed and closed."""
+        descriptor, self._map = self._map, None
+        return descriptor

@@ -29,7 +29,16 @@ from nsharness.errors import NsharnessError
 from nsharness.policy import checks
 from nsharness.policy import placeholders as placeholder_text
 from nsharness.policy.hosts import HostPattern
-from nsharness.policy.model import ASK_SECONDS, Place, Policy, ProxyAuth, Rule, StrayPlaceholders, Unknown
+from nsharness.policy.model import (
+    ASK_SECONDS,
+    Engine,
+    Place,
+    Policy,
+    ProxyAuth,
+    Rule,
+    StrayPlaceholders,
+    Unknown,
+)
 from nsharness.policy.paths import PathGlob
 from nsharness.policy.resources import LimitSettings
 from nsharness.policy.sharing import FilePath, FilesystemSettings, PrivilegeSettings
@@ -225,6 +234,11 @@ class ProxySettings(_Strict):
         "addition by a bearer in the proxy's URL, or by a client certificate at a listener of its own "
         "(`mtls`, port 3129). With the latter two only explicit proxying works.",
     )
+    engine: Engine = Field(
+        default="fast",
+        description="What moves the bytes: `fast`, an engine of nsharness itself for HTTP/1.1, which leaves "
+        "WebSockets, and clients that speak nothing but HTTP/2, to mitmproxy, or `mitmproxy` for everything.",
+    )
 
 
 class NetworkSettings(_Strict):
@@ -362,6 +376,7 @@ class Profile(_Strict):
             upstreams={name: checks.upstream_address(target) for name, target in self.upstreams.items()},
             proxy_auth=self.proxy.auth,
             stray_placeholders=self.stray_placeholders,
+            engine=self.proxy.engine,
             unknown=self.network.unknown,
             ask_seconds=self.network.ask_seconds,
             only=None if self.only is None else tuple(b.to_rule(n) for n, b in enumerate(self.only, 1)),

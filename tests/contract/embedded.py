@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
@@ -13,6 +14,7 @@ from typing import Any
 
 from nsharness.linux import fds
 from nsharness.policy.hosts import is_ip
+from nsharness.policy.model import Engine as Moves
 from nsharness.policy.model import Policy
 from tests.contract.engine import Entrance, Served, Setup
 from tests.proxy import dnsclient
@@ -27,8 +29,8 @@ PORTS: dict[Entrance, int] = {"explicit": 3128, "http": 80, "https": 443}
 class EmbeddedSandbox:
     """A proxy process and a gateway."""
 
-    def __init__(self, name: str, setup: Setup, gateway: Gateway, folder: Path) -> None:
-        self._name, self._setup, self._gateway = name, setup, gateway
+    def __init__(self, name: str, engine: Moves, setup: Setup, gateway: Gateway, folder: Path) -> None:
+        self._name, self._engine, self._setup, self._gateway = name, engine, setup, gateway
         self._output = folder / f"{name}.output"
         self._map = fds.memfd("map", setup.credentials.to_bytes())
         self._key = fds.memfd("key")
@@ -44,7 +46,8 @@ class EmbeddedSandbox:
         if self._setup.placeholders:
             more["placeholders"] = dict(self._setup.placeholders)
         try:
-            proxy.attach(self._gateway.sandbox, self._setup.policy, bearer=self._setup.bearer, **more)
+            served = dataclasses.replace(self._setup.policy, engine=self._engine)
+            proxy.attach(self._gateway.sandbox, served, bearer=self._setup.bearer, **more)
         except AssertionError:
             proxy.__exit__()
             raise ValueError("not served") from None
@@ -82,8 +85,9 @@ class EmbeddedSandbox:
 
     def reload(self, policy: Policy | Mapping[str, Any]) -> bool:
         self._number += 1
-        rules = policy.to_json() if isinstance(policy, Policy) else dict(policy)
-        message = {"op": "policy", "sandbox": self._name, "policy": rules, "tag": f"{self._number}"}
+        if isinstance(policy, Policy):
+            policy = dataclasses.replace(policy, engine=self._engine).to_json()
+        message = {"op": "policy", "sandbox": self._name, "policy": dict(policy), "tag": f"{self._number}"}
         self.proxy.send(message)
         answer = self.proxy.wait_for(lambda event: event.get("reply_to") == message["tag"])
         return bool(answer["event"] == "policy")
@@ -103,12 +107,17 @@ class EmbeddedSandbox:
 
 
 class Embedded:
-    """Serves each sandbox with a process of its own."""
+    """Serves each sandbox with a process of its own; ``moves`` is what moves the bytes there."""
+
+    def __init__(self, moves: Moves) -> None:
+        self._moves = moves
 
     @contextmanager
     def serve(self, name: str, setup: Setup, folder: Path) -> Iterator[Served]:
+        # Both engines are tried in one folder, and its logs outlive a sandbox.
+        name = f"{name}-{self._moves}"
         with Gateway(name, folder) as gateway:
-            sandbox = EmbeddedSandbox(name, setup, gateway, folder)
+            sandbox = EmbeddedSandbox(name, self._moves, setup, gateway, folder)
             try:
                 yield sandbox
             finally:

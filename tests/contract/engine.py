@@ -50,7 +50,7 @@ class Served(Protocol):
         """TLS settings of a client that trusts the sandbox's authority and no other."""
 
     def certificate(self) -> tuple[str, str]:
-        """The certificate by which a sandbox whose ``proxy_auth`` is mtls identifies itself, and its key; PEM."""
+        """The certificate by which a sandbox whose ``proxy_auth`` is mtls identifies itself, and its key."""
 
     def audit(self) -> list[dict[str, Any]]:
         """The lines of its audit log."""

@@ -19,7 +19,7 @@ from nsharness.supervisor.limits import plan_limits
 
 def check(options: argparse.Namespace) -> int:
     """Show the profile as it will be applied. ``NsharnessError``, in one line, for one that is wrong."""
-    chosen = choose(options.profile)
+    chosen = choose(options.profile, options.preset)
     policy = chosen.profile.to_policy()
     upstream_authorities(chosen.profile)
     if options.json:
@@ -70,6 +70,8 @@ def _lines(chosen: Chosen, policy: Policy) -> list[str]:
         lines.append("no rules: everything is denied")
     for rule in (*filter(lambda r: r.deny, policy.rules), *filter(lambda r: not r.deny, policy.rules)):
         lines += _rule(policy, rule, chosen.origins.get(rule.name, ""))
+    for bound in policy.only or ():
+        lines.append(f"only {', '.join(map(str, bound.hosts))} is left of that{_conditions(bound)}")
     for name, (address, port) in policy.upstreams.items():
         where = "a service of the run" if name in chosen.at_run else f"{address}:{port}"
         lines.append(f"upstream {name}: {where}")
@@ -85,6 +87,11 @@ def _lines(chosen: Chosen, policy: Policy) -> list[str]:
         stray = "denied" if policy.stray_placeholders == "block" else "left as they are"
         lines.append(f"placeholders elsewhere: {stray}")
     return lines
+
+
+def _conditions(bound: Rule) -> str:
+    parts = [*sorted(bound.methods or ()), *map(str, bound.paths or ()), *map(str, sorted(bound.ports or ()))]
+    return f": {', '.join(parts)}" if parts else ""
 
 
 def _limits(profile: Profile) -> list[str]:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from nsharness.errors import NsharnessError
 from nsharness.policy.extending import Source, gather, joined, located
 from nsharness.policy.profile import (
+    Bound,
     NetworkSettings,
     Profile,
     ProxySettings,
@@ -257,6 +258,7 @@ def _known(where: Key) -> list[str]:
     """The keys that are valid where an unknown one stood."""
     inner: dict[object, type[BaseModel]] = {
         "sandbox_proxy_rules": SandboxProxyRule,
+        "only": Bound,
         "proxy": ProxySettings,
         "network": NetworkSettings,
         "limits": LimitSettings,

@@ -194,10 +194,15 @@ class Policy:
     engine: Engine = "fast"
     unknown: Unknown = "deny"
     ask_seconds: int = ASK_SECONDS
+    only: tuple[Rule, ...] | None = None
+    """What a request has to match besides: one of these, where there are any. They have conditions alone, and
+    as in a rule that denies, absent ports mean all."""
 
     def __post_init__(self) -> None:
         if self.unknown not in get_args(Unknown):
             raise PolicyError("unknown is neither deny nor ask")
+        if any(rule.credentialed or rule.limited or not rule.deny for rule in self.only or ()):
+            raise PolicyError("only has a rule with more than conditions")
         if not 0 < self.ask_seconds <= 3600:
             raise PolicyError("ask_seconds is out of range")
         if self.proxy_auth not in get_args(ProxyAuth):
@@ -239,6 +244,7 @@ class Policy:
             "engine": self.engine,
             "unknown": self.unknown,
             "ask_seconds": self.ask_seconds,
+            "only": None if self.only is None else [rule.to_json() for rule in self.only],
         }
 
     @classmethod
@@ -262,6 +268,9 @@ class Policy:
             engine=cast("Engine", _typed(values["engine"], str, "engine")),
             unknown=cast("Unknown", _typed(values["unknown"], str, "unknown")),
             ask_seconds=_typed(values["ask_seconds"], int, "ask_seconds"),
+            only=None
+            if values["only"] is None
+            else tuple(Rule.from_json(rule) for rule in _typed(values["only"], list, "only")),
         )
 
 

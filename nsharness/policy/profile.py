@@ -197,6 +197,34 @@ class SandboxProxyRule(_Strict):
         )
 
 
+class Bound(_Strict):
+    """What requests have to match beside the rules: it allows nothing and gives no credential."""
+
+    hosts: Annotated[tuple[_Host, ...], _Filled] = Field(
+        description="Hosts that are left, as in a rule; wildcards may be broad."
+    )
+    methods: Annotated[tuple[_Method, ...] | None, _Filled] = Field(
+        default=None, description="Methods that are left. Absent: any."
+    )
+    paths: Annotated[tuple[_Path, ...] | None, _Filled] = Field(
+        default=None, description="Paths that are left, as in a rule. Absent: any."
+    )
+    ports: Annotated[tuple[_Port, ...] | None, _Filled] = Field(
+        default=None, description="Ports that are left. Absent: any."
+    )
+
+    def to_rule(self, number: int) -> Rule:
+        """The conditions, as those of a rule that denies: there absent ports mean all."""
+        return Rule(
+            name=f"only-{number}",
+            hosts=tuple(HostPattern.parse(text, allow_any=True) for text in self.hosts),
+            methods=None if self.methods is None else frozenset(self.methods),
+            paths=None if self.paths is None else tuple(PathGlob.parse(text) for text in self.paths),
+            ports=None if self.ports is None else frozenset(self.ports),
+            deny=True,
+        )
+
+
 class ProxySettings(_Strict):
     """How the proxy knows a sandbox."""
 
@@ -255,6 +283,11 @@ class Profile(_Strict):
         default=(),
         description="What may be reached: a rule with `deny` that matches a request denies it; else the "
         "first that matches allows it, and a request that no rule matches is denied.",
+    )
+    only: Annotated[tuple[Bound, ...] | None, _Filled] = Field(
+        default=None,
+        description="What of it is left: a request that matches none of these is denied, whatever the rules "
+        "say. Absent: all.",
     )
     upstreams: Annotated[_Table, _NotNull, AfterValidator(checks.upstreams)] = Field(
         default={},
@@ -346,6 +379,7 @@ class Profile(_Strict):
             engine=self.proxy.engine,
             unknown=self.network.unknown,
             ask_seconds=self.network.ask_seconds,
+            only=None if self.only is None else tuple(b.to_rule(n) for n, b in enumerate(self.only, 1)),
         )
 
     def with_upstreams(self, upstreams: Mapping[str, str]) -> Profile:

@@ -47,6 +47,9 @@ class Client(Front):
     # A request.
 
     def _next_head(self) -> bool:
+        if self._client_is_full:
+            # It does not take the answers that it has.
+            return False
         data = self._buffer
         while data[:2] == b"\r\n":
             # RFC 9112 section 2.2: empty lines before a request are ignored.
@@ -393,6 +396,5 @@ class Client(Front):
         self._gate()
 
     def _flush(self) -> None:
-        if self._out:
-            self._transport.write(b"".join(self._out))
-            self._out = []
+        self._transport.write(b"".join(self._out))
+        self._out = []

@@ -28,6 +28,8 @@ MAX_PENDING: Final = 256 * 1024
 """Bytes from a client that may wait before no more are read."""
 IDLE_SECONDS: Final = 600.0
 """How long nothing may come or go."""
+_STEPS: Final = 32
+"""Requests, or pieces of one, that are read in one turn of the event loop."""
 _LINGER_SECONDS: Final = 2.0
 _END_SECONDS: Final = 5.0
 
@@ -103,8 +105,12 @@ class Front(asyncio.Protocol):
 
     def _advance(self) -> None:
         try:
-            while self._buffer and self._step():
-                pass
+            for _ in range(_STEPS):
+                if not self._buffer or not self._step():
+                    break
+            else:
+                # Others have their turn before more of the same is read.
+                asyncio.get_running_loop().call_soon(self._advance)
         except Exception as error:  # noqa: BLE001 - whatever it is, the request must not go on
             self._crash(error)
         self._gate()
@@ -125,7 +131,7 @@ class Front(asyncio.Protocol):
 
     def _gate(self) -> None:
         """Read from the client, or not."""
-        held = self._host_is_full or len(self._buffer) > MAX_PENDING
+        held = self._host_is_full or self._client_is_full or len(self._buffer) > MAX_PENDING
         if held is not self._held_back and self._relay is None and not self._transport.is_closing():
             self._held_back = held
             self._transport.pause_reading() if held else self._transport.resume_reading()
@@ -170,8 +176,10 @@ class Front(asyncio.Protocol):
         self._client_is_full = False
         if self._relay is not None:
             self._relay.client_full(False)
-        elif self._host is not None:
+            return
+        if self._host is not None:
             self._host.resume()
+        self._advance()
 
     def expire(self, now: float) -> None:
         """End it if it has been waited for too long."""

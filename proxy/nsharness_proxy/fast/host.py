@@ -150,15 +150,18 @@ class Host(asyncio.Protocol):
     def _answer_head(self) -> Head | None:
         """The head of the answer, once it is there; those of 1xx answers before it are dropped (RFC 9110
         section 15.2)."""
-        while (head := http1.answer_head(self._buffer)) is not None:
-            self._buffer = self._buffer[head.size :]
+        at = 0
+        # No more than one head is looked at at a time: there may be thousands.
+        while (head := http1.answer_head(self._buffer[at : at + http1.MAX_HEAD + 1])) is not None:
+            at += head.size
             if head.status == HTTPStatus.SWITCHING_PROTOCOLS:
                 raise HeadError("nobody asked for another protocol")
             if head.status >= HTTPStatus.OK:
                 if head.chunked and head.status == HTTPStatus.NO_CONTENT:
                     raise HeadError("it has a transfer coding and no body")
-                return head
-        return None
+                break
+        self._buffer = self._buffer[at:]
+        return head
 
     def _reader_for(self, head: Head) -> Reader:
         if self._method == b"HEAD" or head.status in _WITHOUT_BODY:

@@ -45,6 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=os.environ.get("CI", "").lower() in ("1", "true"),
         help="a kernel facility that is missing is a failure, not a skip (default when CI=true)",
     )
+    group.addoption("--engine", choices=["fast", "mitmproxy"], help="the proxy's engine in tests/proxy")
     group.addoption("--slow", action="store_true", help="run the tests marked slow as well")
     group.addoption("--exhaustive", action="store_true", help="run all tests, however long they take")
     group.addoption("--counts", metavar="FILE", help="write how many tests passed, failed … to FILE")
@@ -54,6 +55,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell without job control starts what is in the background with these ignored, and so would we.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    if engine := config.getoption("--engine"):
+        os.environ["NSHARNESS_TEST_ENGINE"] = engine
     if config.getoption("--exhaustive"):
         hypothesis.settings.load_profile("thorough")
     elif config.getoption("--slow"):

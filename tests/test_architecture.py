@@ -18,6 +18,8 @@ CONFINED = {
         "nsharness.policy.commandline",
         "nsharness.policy.profile",
         "nsharness.policy.resources",
+        "nsharness.policy.narrowing",
+        "nsharness.policy.sharing",
         "nsharness.policy.load",
         "nsharness.policy.schema",
         "nsharness.agent",

@@ -13,9 +13,10 @@ import pytest
 
 from nsharness.linux.probe import REQUIRED
 from nsharness.policy.load import load_profile
-from nsharness.policy.profile import NetworkSettings, PrivilegeSettings, Profile, SandboxProxyRule
+from nsharness.policy.profile import Bound, NetworkSettings, Profile, SandboxProxyRule
 from nsharness.policy.resources import LimitSettings
 from nsharness.policy.schema import schema_table
+from nsharness.policy.sharing import PrivilegeSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,6 +30,7 @@ def test_the_table_of_profile_keys_is_the_schema() -> None:
     text = (ROOT / "docs" / "profiles.md").read_text(encoding="utf-8")
     assert schema_table(Profile) in text
     assert schema_table(SandboxProxyRule) in text
+    assert schema_table(Bound) in text
     assert schema_table(LimitSettings) in text
     assert schema_table(NetworkSettings) in text
     assert schema_table(PrivilegeSettings) in text

@@ -20,9 +20,13 @@ class AuditLog:
         self._descriptor = descriptor
 
     def write(self, event: AuditEvent) -> None:
-        """Append one line. ``OSError`` when the record cannot be kept in full: what it records must not
+        """Append an event. ``OSError`` when the record cannot be kept in full: what it records must not
         happen then."""
-        line = json.dumps(event.to_json(), ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
+        self.append(event.to_line())
+
+    def append(self, text: bytes) -> None:
+        """The same with what ``to_line`` gave."""
+        line = text + b"\n"
         if os.write(self._descriptor, line) != len(line):
             # The rest of a line that a full disk cut: the next one must not continue it.
             os.write(self._descriptor, b"\n")

@@ -137,6 +137,7 @@ _COMMANDS: Final = {
     "ps": ("runs", ""),
     "reload": ("runs", ""),
     "run": ("run", ""),
+    "schema": ("schema", ""),
     "secret": ("secret", ""),
     "shell": ("execute", "execute"),
     "stop": ("runs", ""),
@@ -317,6 +318,7 @@ def _add_changes(commands: argparse._SubParsersAction[_Parser]) -> None:
     planning = commands.add_parser("plan", help="show what a sandbox would be", allow_abbrev=False)
     planning.add_argument("--profile", metavar="P", help="as for why")
     planning.add_argument("--json", action="store_true", help="as one JSON object")
+    _add_preset(planning)
     comparing = commands.add_parser("diff", help="show what a run changed in its overlay", allow_abbrev=False)
     applying = commands.add_parser("apply", help="carry a run's changes over", allow_abbrev=False)
     discarding = commands.add_parser("discard", help="throw a run's changes away", allow_abbrev=False)
@@ -331,7 +333,7 @@ def _add_changes(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _add_policy(commands: argparse._SubParsersAction[_Parser]) -> None:
-    where = "a TOML file, or stage4 (default: nsharness.toml in this folder)"
+    where = "a TOML file, a name in ~/.config/nsharness, or stage4 (default: nsharness.toml in this folder)"
     explaining = commands.add_parser(
         "why", help="explain whether a request would be allowed", allow_abbrev=False
     )
@@ -343,6 +345,15 @@ def _add_policy(commands: argparse._SubParsersAction[_Parser]) -> None:
     checking = commands.add_parser("check", help="validate a profile and show it", allow_abbrev=False)
     checking.add_argument("profile", metavar="PROFILE", nargs="?", help=where)
     checking.add_argument("--json", action="store_true", help="as one JSON object")
+    _add_preset(explaining)
+    _add_preset(checking)
+    commands.add_parser("schema", help="print the JSON Schema of profiles", allow_abbrev=False)
+
+
+def _add_preset(parser: _Parser) -> None:
+    parser.add_argument(
+        "--preset", metavar="NAME", action="append", default=[], help="with what a preset adds; repeatable"
+    )
 
 
 def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -19,7 +19,7 @@ from nsharness.supervisor.limits import plan_limits
 
 def check(options: argparse.Namespace) -> int:
     """Show the profile as it will be applied. ``NsharnessError``, in one line, for one that is wrong."""
-    chosen = choose(options.profile)
+    chosen = choose(options.profile, options.preset)
     policy = chosen.profile.to_policy()
     upstream_authorities(chosen.profile)
     if options.json:
@@ -54,6 +54,7 @@ def _object(chosen: Chosen, policy: Policy) -> dict[str, Any]:
         upstreams[name] = ""
     return {
         "source": chosen.source,
+        "from": dict(chosen.origins),
         **written,
         "upstreams": upstreams,
         "upstream_ca": chosen.profile.upstream_ca,
@@ -68,7 +69,9 @@ def _lines(chosen: Chosen, policy: Policy) -> list[str]:
     if not policy.rules:
         lines.append("no rules: everything is denied")
     for rule in (*filter(lambda r: r.deny, policy.rules), *filter(lambda r: not r.deny, policy.rules)):
-        lines += _rule(policy, rule)
+        lines += _rule(policy, rule, chosen.origins.get(rule.name, ""))
+    for bound in policy.only or ():
+        lines.append(f"only {', '.join(map(str, bound.hosts))} is left of that{_conditions(bound)}")
     for name, (address, port) in policy.upstreams.items():
         where = "a service of the run" if name in chosen.at_run else f"{address}:{port}"
         lines.append(f"upstream {name}: {where}")
@@ -86,6 +89,11 @@ def _lines(chosen: Chosen, policy: Policy) -> list[str]:
     return lines
 
 
+def _conditions(bound: Rule) -> str:
+    parts = [*sorted(bound.methods or ()), *map(str, bound.paths or ()), *map(str, sorted(bound.ports or ()))]
+    return f": {', '.join(parts)}" if parts else ""
+
+
 def _limits(profile: Profile) -> list[str]:
     """What the profile asks for and what enforces it on this machine, or that nothing does."""
     if not profile.limits.model_fields_set:
@@ -96,13 +104,13 @@ def _limits(profile: Profile) -> list[str]:
         return [f"limits: {error}"]
 
 
-def _rule(policy: Policy, rule: Rule) -> list[str]:
+def _rule(policy: Policy, rule: Rule, origin: str) -> list[str]:
     kind = "denies" if rule.deny else "allows"
     tunnelled = tunnels(policy, rule)
     hosts = [
         f"{host} (tunnel: not looked into)" if host in tunnelled else host for host in map(str, rule.hosts)
     ]
-    lines = [f"rule {rule.name} {kind} {', '.join(hosts)}"]
+    lines = [f"rule {rule.name} {kind} {', '.join(hosts)}{f' ({origin})' if origin else ''}"]
     facts: list[tuple[str, str]] = [
         ("methods", ", ".join(sorted(rule.methods or ()))),
         ("paths", ", ".join(map(str, rule.paths or ()))),

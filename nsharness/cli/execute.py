@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from nsharness.cli.asking import Asker
+from nsharness.cli.profiles import additions, named, own_profile
 from nsharness.cli.relay import Kept, Output, Relay
 from nsharness.errors import NsharnessError
 from nsharness.linux.identity import Identity, current
 from nsharness.linux.process import file_access_as
-from nsharness.policy.commandline import Addition, adjusted
-from nsharness.policy.load import load_with_digest
+from nsharness.policy.commandline import adjusted
+from nsharness.policy.load import Loaded, load
+from nsharness.policy.narrowing import narrowed
 from nsharness.policy.profile import Profile
 from nsharness.supervisor.amend import ProfileFile
 from nsharness.supervisor.answers import Answers
@@ -209,9 +211,11 @@ class Choice:
 def choose(options: argparse.Namespace, identity: Identity) -> Choice:
     """The profile that holds here, with what the command line adds."""
     cwd = _working_directory()
-    named = None if options.profile is None else Path(options.profile)
-    path = find_profile(Path(cwd), identity) if named is None else named
-    profile, digest = (Profile(name="exec"), "") if path is None else load_with_digest(path)
+    loaded, own = _holding(options, identity, cwd)
+    path = None if loaded is None else loaded.path
+    profile = Profile(name="exec") if loaded is None else loaded.profile
+    if loaded is not None and own is not None:
+        profile = narrowed(own.profile, profile, str(path), cwd)
     files = profile.files
     shared: dict[str, object] = {
         "read_only": (*files.read_only, *map(_absolute, options.ro)),
@@ -222,14 +226,14 @@ def choose(options: argparse.Namespace, identity: Identity) -> Choice:
     files = files.model_copy(update=shared)
     shares = (*files.read_write, *([files.workspace] if files.workspace else []))
     writable = tuple(Path(each).expanduser() for each in shares)
-    if path is not None:
-        TrustStore(identity).check(path, digest, writable)
+    if believed := own or loaded:
+        TrustStore(identity).check(believed.path, believed.digest, believed.files, writable)
     asking = {"network": profile.network.model_copy(update={"unknown": "ask"})} if options.ask else {}
     applied = adjusted(
         profile.model_copy(update={"workspace": None}),
         allow=options.allow,
         inject=options.inject,
-        additions=_presets(options.preset, identity),
+        additions=additions(options.preset, identity),
         filesystem=files,
         **asking,
     )
@@ -237,14 +241,21 @@ def choose(options: argparse.Namespace, identity: Identity) -> Choice:
     return Choice(applied, profile, real, writable)
 
 
-def _presets(names: Sequence[str], identity: Identity) -> Sequence[Addition]:
-    if not names:
-        return ()
-    from nsharness.presets.filling import fill
-    from nsharness.presets.settings import Machine
-
-    with identity.files():
-        return fill(names, Machine(identity.home, os.environ))
+def _holding(
+    options: argparse.Namespace, identity: Identity, cwd: str
+) -> tuple[Loaded | None, Loaded | None]:
+    """The profile that is named, or found, or the person's own; and the latter once more where the first may
+    only take away from it."""
+    if options.profile is not None:
+        return load(named(options.profile, identity), identity.home), None
+    own = own_profile(identity)
+    found = find_profile(Path(cwd), identity)
+    if found is None or own is None:
+        path = found or own
+        return None if path is None else load(path, identity.home), None
+    loaded = load(found, identity.home)
+    trusted = TrustStore(identity).is_trusted(loaded.path, loaded.digest)
+    return loaded, None if trusted else load(own, identity.home)
 
 
 def _absolute(path: str) -> str:

@@ -18,7 +18,7 @@ _CA: Final = "(the certificate authority of the run)\n"
 
 def plan(options: argparse.Namespace) -> int:
     """Print the plan, one step a line or as the JSON that PID 1 reads."""
-    profile = choose(options.profile).profile
+    profile = choose(options.profile, options.preset).profile
     identity = current()
     sandbox = f"{profile.name}-000000000000"
     made = plan_for(

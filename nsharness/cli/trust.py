@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nsharness.errors import NsharnessError
 from nsharness.linux.identity import current
-from nsharness.policy.load import load_with_digest
+from nsharness.policy.load import load
 from nsharness.supervisor.trust import TrustStore, find_profile
 
 
@@ -17,7 +17,6 @@ def trust(options: argparse.Namespace) -> int:
     path = find_profile(Path.cwd(), identity) if options.profile is None else Path(options.profile)
     if path is None:
         raise NsharnessError("no nsharness.toml here", hint="name the profile: nsharness trust FILE")
-    _, digest = load_with_digest(path)
-    TrustStore(identity).trust(path, digest)
+    TrustStore(identity).trust(path, load(path, identity.home).digest)
     print(f"{path} is trusted as it is now; once it changes, it has to be trusted again")
     return 0

@@ -41,7 +41,7 @@ class _Asked:
 
 def why(options: argparse.Namespace) -> int:
     """Exit code 0 if the request would be allowed, 1 if not."""
-    chosen = choose(options.profile)
+    chosen = choose(options.profile, options.preset)
     policy = chosen.profile.to_policy()
     fields = [_field(text) for text in options.header]
     asked = _asked(options.method, options.url, fields)

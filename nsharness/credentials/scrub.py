@@ -87,6 +87,8 @@ class Scrubber:
     def finds(self, whole: str | bytes) -> bool:
         """Whether a secret is in it in any form: for requests to a host that is not entitled."""
         data = whole.encode("utf-8", "surrogateescape") if isinstance(whole, str) else whole
+        if not self._search.anywhere(data):
+            return False
         stream = self.stream()
         stream.feed_last(data)
         return stream.found
@@ -165,7 +167,11 @@ class Stream:
 
     def feed_last(self, data: bytes) -> bytes:
         """``feed`` and ``finish`` in one, cheaper."""
-        block = self._held + data
+        block = self._held + data if self._held else bytes(data)
+        if self._state is self._machine.root and not self._spans and not self._search.anywhere(block):
+            self._held = b""
+            self._base += len(block)
+            return block
         self._scan(block, len(self._held), len(block))
         out = self._release(block, len(block))
         self._state = self._machine.root

@@ -14,7 +14,7 @@ attempt takes a bounded number of steps at any place of any input.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from nsharness.credentials.scrub_forms import SHORT_ESCAPES, Form, named_entity
@@ -24,6 +24,8 @@ from nsharness.credentials.scrub_forms import SHORT_ESCAPES, Form, named_entity
 _FIRST = 16
 # An escape with four backslashes is seen at the last of them.
 _BEFORE_ESCAPE = _FIRST - 1 + 3
+# What every escape begins with.
+_MARKS = (b"%", b"\\", b"&")
 _FOLD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ-_ ", b"abcdefghijklmnopqrstuvwxyz+/+")
 
 
@@ -40,6 +42,14 @@ class Search:
             needle for needle in needles if not any(needle != n and needle.startswith(n) for n in needles)
         )
         self._escapes = _escapes({byte for first in firsts for unit in first for byte in unit})
+
+    def anywhere(self, block: bytes) -> bool:
+        """Whether there is any place in a whole block: if not, there is no form in it."""
+        folded = block.translate(_FOLD)
+        for needle in self._needles:
+            if needle in folded:
+                return True
+        return any(mark in block for mark in _MARKS) and any(map(_searching(block), self._escapes))
 
     def over(self, block: bytes, start: int) -> Places:
         """The places in a block, from ``start`` on."""
@@ -109,6 +119,10 @@ def _escapes(of: set[int]) -> tuple[re.Pattern[bytes], ...]:
         re.compile(rb"\\(?:(?:u00|x)(?:" + pair + b")" + slash + b")"),
         re.compile(b"&(?:#(?:0{0,2}(?:" + codes + b")|[xX]0{0,2}(?:" + pair + b"))" + named + b");"),
     )
+
+
+def _searching(block: bytes) -> Callable[[re.Pattern[bytes]], object]:
+    return lambda escape: escape.search(block)
 
 
 def _hexadecimal(of: set[int]) -> bytes:

@@ -9,8 +9,10 @@ an IPv6 one. Whoever wants a private address reached maps a host to it in the pr
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+_REMEMBERED = 1024
 METADATA = frozenset(
     map(
         ipaddress.ip_address,
@@ -88,6 +90,7 @@ _EMBEDDED = tuple(
 _ISATAP = frozenset({0x00005EFE, 0x02005EFE})
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def connectable(address: str) -> str | None:
     """None for an address that may be connected to; else what it is, as a word or two for a message.
 

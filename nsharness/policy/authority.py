@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from nsharness.policy.hosts import HostError, canonical_host, is_ip, split_authority
@@ -18,6 +19,7 @@ from nsharness.policy.request import DEFAULT_PORTS, Scheme
 Path = Literal["transparent", "connect", "forward"]
 
 # RFC 2544 reserves it for benchmarks; here each name of a sandbox has an address of its own in it.
+_REMEMBERED = 1024
 SYNTHETIC = ipaddress.IPv4Network("198.18.0.0/15")
 
 
@@ -68,6 +70,7 @@ class _RefusedError(Exception):
         self.refusal = Refusal(reason, status)
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def authority(claims: Claims) -> Authority | Refusal:
     """The one host and port that all names of a request agree on, after canonicalisation."""
     try:

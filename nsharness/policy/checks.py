@@ -168,3 +168,10 @@ def unique(values: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(values)) != len(values):
         raise ValueError("a name is there twice")
     return values
+
+
+def only_in_files(value: object) -> object:
+    """``ValueError`` for what only whoever reads files can follow."""
+    if value:
+        raise ValueError("only a file can extend others: load it, or take their rules over")
+    return value

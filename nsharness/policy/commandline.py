@@ -59,6 +59,9 @@ def adjusted(
         if SandboxProxyRule.model_validate(rule) not in profile.sandbox_proxy_rules
     ]
     rules = [*made, *profile.sandbox_proxy_rules]
+    if profile.only is not None:
+        # Who wrote the command line meant them in spite of whoever took away from the profile.
+        written["only"] = (*profile.only, *({"hosts": rule["hosts"]} for rule in made))
     if additions:
         written["env"] = variables(additions, profile.env)
     try:

@@ -25,6 +25,7 @@ DenyReason = Literal[
     "path-not-allowed",
     "method-not-allowed",
     "denied-by-rule",
+    "outside-only",
     "plain-http",
     "method-override",
     "query-credential",
@@ -75,6 +76,8 @@ def decide(policy: Policy, request: RequestView) -> Allow | Deny:
     for rule in denials(policy):
         if not isinstance(match(policy, rule, request), Miss):
             return _denied(rule)
+    if policy.only is not None and all(isinstance(match(policy, o, request), Miss) for o in policy.only):
+        return _outside()
     closest: tuple[Miss, Rule] | None = None
     for rule in allowances(policy):
         found = match(policy, rule, request)
@@ -96,6 +99,8 @@ def decide_host(policy: Policy, host: str, port: int | None = None) -> Allow | D
         whole = rule.methods is None and rule.paths is None and rule.pattern_for(host) is not None
         if whole and (rule.ports is None or port in rule.ports):
             return _denied(rule)
+    if policy.only is not None and not any(_means(policy, rule, host, port) for rule in policy.only):
+        return _outside()
     missed: Deny | None = None
     for rule in allowances(policy):
         pattern = rule.pattern_for(host)
@@ -105,6 +110,11 @@ def decide_host(policy: Policy, host: str, port: int | None = None) -> Allow | D
             return Allow(rule, pattern, credentialed=policy.credentialed(host))
         missed = missed or Deny("port-not-allowed", rule.name, port_hint(rule, port))
     return missed or _unknown_host(host)
+
+
+def _means(policy: Policy, rule: Rule, host: str, port: int | None) -> bool:
+    named = rule.pattern_for(host) is not None
+    return named and (port is None or port_allowed(policy, rule, host, port, None))
 
 
 def denials(policy: Policy) -> Iterator[Rule]:
@@ -170,6 +180,10 @@ def _missed(miss: Miss, rule: Rule) -> Deny:
 
 def _denied(rule: Rule) -> Deny:
     return Deny("denied-by-rule", rule.name, f"rule {rule.name} denies it, whatever other rules allow")
+
+
+def _outside() -> Deny:
+    return Deny("outside-only", None, "the profile has `only` entries, and this is none of what they name")
 
 
 def _unknown_host(host: str) -> Deny:

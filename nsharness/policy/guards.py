@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 # Servers and frameworks that believe these handle another method or path than was checked.
@@ -26,19 +27,26 @@ _OVERRIDES = frozenset(
 _QUERY_NAMES = frozenset({"sig", "signature", "access-token", "api-key", "key"})
 _QUERY_PREFIXES = ("x-amz-", "x-goog-")
 
+# The same names come with every request.
+_REMEMBERED = 1024
 _SEPARATORS = re.compile("[&;]")
+# Without any of these there is none of the names above in a query, however it is read.
+_SUSPICIOUS = re.compile("[%+]|sig|token|key|amz|goog", re.IGNORECASE)
 
 
 def override_header(headers: Iterable[tuple[str, str]]) -> str | None:
     """The first header, in canonical spelling, that asks for another method or path."""
-    return next((folded for name, _ in headers if (folded := fold(name)) in _OVERRIDES), None)
+    return next((fold(name) for name, _ in headers if fold(name) in _OVERRIDES), None)
 
 
 def credential_in_query(query: str) -> str | None:
     """The first parameter of a query, in canonical spelling, by which a client authenticates itself."""
+    if not _SUSPICIOUS.search(query):
+        return None
     return next((name for name in _parameters(query) if _is_credential(name)), None)
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def fold(name: str) -> str:
     """A header or parameter name as the most lenient server compares it."""
     return name.strip().lower().replace("_", "-")

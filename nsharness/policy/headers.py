@@ -12,6 +12,7 @@ import base64
 import binascii
 import re
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 
 from nsharness.policy.decide import Allow
 from nsharness.policy.request import CREDENTIAL_HEADERS, TOKEN
@@ -33,6 +34,8 @@ _UNREADABLE = frozenset({b"range", b"if-range", b"accept-encoding", b"sec-websoc
 _VALUE = re.compile(rb"[\t -~\x80-\xff]*")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _SCHEME = re.compile(rb"(?:[A-Za-z][A-Za-z0-9-]* +)?(?P<rest>[^ ]+)")
+# The same names come with every request.
+_REMEMBERED = 1024
 _BASIC = re.compile(rb"basic +(?P<pair>[A-Za-z0-9+/]+={0,2})", re.IGNORECASE)
 
 
@@ -55,7 +58,7 @@ def check(fields: Iterable[Field]) -> None:
     lengths: list[bytes] = []
     encodings: list[bytes] = []
     for name, value in fields:
-        if not TOKEN.fullmatch(name.decode("latin-1")):
+        if not _is_token(name):
             raise HeaderError("a header name is no token, or the line continues another one")
         if not _VALUE.fullmatch(value):
             raise HeaderError("a header value has a line break or a control character")
@@ -168,5 +171,11 @@ def _connection_tokens(fields: Iterable[Field]) -> set[bytes]:
     }
 
 
+@lru_cache(maxsize=_REMEMBERED)
+def _is_token(name: bytes) -> bool:
+    return TOKEN.fullmatch(name.decode("latin-1")) is not None
+
+
+@lru_cache(maxsize=_REMEMBERED)
 def _folded(name: bytes) -> bytes:
     return name.lower().replace(b"_", b"-")

@@ -15,6 +15,7 @@ import ipaddress
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 
 # Loaded with this module, not at first use: a process that gave up its user id may no longer be
 # able to read its own interpreter's files.
@@ -30,12 +31,15 @@ _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _MAX_NAME = 253
 # Generous for a name in characters beyond ASCII; bounds what the conversions below have to look at.
 _MAX_TEXT = 512
+# The same few names are read again and again: each proof reads every name of its request anew.
+_REMEMBERED = 1024
 
 
 class HostError(ValueError):
     """A host, a host pattern or an authority that has no single reading. The text is for the user."""
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def canonical_host(text: str) -> str:
     """The one spelling of a host name or IP address, or ``HostError``.
 
@@ -65,6 +69,7 @@ def is_ip(host: str) -> bool:
     return ":" in host or host.rpartition(".")[2].isdecimal()
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def split_authority(text: str) -> tuple[str, int | None]:
     """``host[:port]`` (RFC 3986 section 3.2) as canonical host and port; None where no port is given.
 

@@ -9,21 +9,23 @@ import re
 import stat
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from nsharness.errors import NsharnessError
+from nsharness.policy.extending import Source, gather, joined, located
 from nsharness.policy.profile import (
-    FilesystemSettings,
+    Bound,
     NetworkSettings,
-    PrivilegeSettings,
     Profile,
     ProxySettings,
     SandboxProxyRule,
 )
 from nsharness.policy.resources import LimitSettings
+from nsharness.policy.sharing import FilesystemSettings, PrivilegeSettings
 
 MAX_BYTES = 1 << 20
 """A profile is written by people; a file beyond this size is something else."""
@@ -34,48 +36,97 @@ _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END
 _LINE = re.compile(r" ?\(at (line (\d+), column \d+|end of document)\)$")
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A profile from files: the one that was named is the last of ``sources``, after those that it extends.
+    ``digest`` is of the very texts that it was read from."""
+
+    profile: Profile
+    digest: str
+    sources: tuple[Source, ...]
+
+    @property
+    def path(self) -> Path:
+        """The file that was named."""
+        return self.sources[-1].path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that it was read from."""
+        return tuple(source.path for source in self.sources)
+
+
 def load_profile(path: str | os.PathLike[str]) -> Profile:
     """The profile in a TOML file. A file without ``name`` is called by its own name; ``upstream_ca`` and
     shared paths come back as absolute paths, or as ones in the owner's home (``~``).
 
     ``NsharnessError`` for a file that cannot be read, is no UTF-8, no TOML, or no profile.
     """
-    return load_with_digest(path)[0]
+    return load(path).profile
 
 
-def load_with_digest(path: str | os.PathLike[str]) -> tuple[Profile, str]:
-    """The same, and the SHA-256 in hex of the very text that it was read from."""
+def load(path: str | os.PathLike[str], home: Path | None = None) -> Loaded:
+    """The same, and where it is from. ``home`` is whose profiles names mean, by default the caller's."""
     path = Path(path)
+    owner = home or Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home fails where there is none
+    sources = gather(path, _source, lambda word, folder: located(word, folder, owner, os.environ))
+    data = joined(sources)
+    data.setdefault("name", _slug(path.stem))
+    try:
+        profile = Profile.model_validate(data)
+    except ValidationError as error:
+        raise _explained(error, sources, data) from None
+    digests = [digest_of(source.text) for source in sources]
+    # That of one file stays what it was.
+    named = [
+        f"{os.path.realpath(source.path)} {digest}" for source, digest in zip(sources, digests, strict=True)
+    ]
+    return Loaded(profile, digests[0] if len(sources) == 1 else digest_of("\n".join(named)), sources)
+
+
+def _source(path: Path) -> tuple[str, dict[str, Any]]:
     text = _read(path)
-    profile = parse_profile(text, str(path), default_name=_slug(path.stem))
-    return _anchored(profile, path.absolute().parent), digest_of(text)
+    return text, _anchored(_data(text, str(path)), path.absolute().parent)
 
 
-def _anchored(profile: Profile, folder: Path) -> Profile:
-    """Relative paths are relative to the profile's file."""
+def _explained(error: ValidationError, sources: tuple[Source, ...], data: dict[str, Any]) -> NsharnessError:
+    """The error at the file that has it, where one of them is wrong by itself."""
+    wrong = {problem["loc"][-1:] for problem in error.errors(include_url=False, include_input=False)}
+    for source in reversed(sources):
+        alone = {"name": "profile", **source.data}
+        alone.pop("extends", None)
+        try:
+            Profile.model_validate(alone)
+        except ValidationError as own:
+            if own.errors(include_url=False, include_input=False)[0]["loc"][-1:] in wrong:
+                return explain(own, str(source.path), source.text, alone)
+    return explain(error, str(sources[-1].path), sources[-1].text if len(sources) == 1 else "", data)
 
-    def anchor(text: str) -> str:
-        return text if text.startswith("~") else os.path.normpath(folder / text)
 
-    update: dict[str, object] = {}
-    if profile.upstream_ca is not None:
-        update["upstream_ca"] = str(folder / profile.upstream_ca)
-    if profile.workspace is not None:
-        update["workspace"] = anchor(profile.workspace)
-    if "filesystem" in profile.model_fields_set:
-        files = profile.filesystem
-        changes: dict[str, object] = {
-            "read_only": tuple(map(anchor, files.read_only)),
-            "read_write": tuple(map(anchor, files.read_write)),
-        }
-        if files.workspace is not None:
-            changes["workspace"] = anchor(files.workspace)
-        update["filesystem"] = files.model_copy(update=changes)
-    return profile.model_copy(update=update) if update else profile
+def _anchored(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Relative paths are relative to their file. What is no path yet is left for the validation."""
+
+    def anchor(value: object) -> object:
+        if isinstance(value, list):
+            return [anchor(each) for each in value]
+        if not isinstance(value, str) or value.startswith("~") or not value or "\0" in value:
+            return value
+        return os.path.normpath(folder / value)
+
+    made = dict(data)
+    if isinstance(made.get("upstream_ca"), str) and made["upstream_ca"]:
+        made["upstream_ca"] = str(folder / made["upstream_ca"])
+    if "workspace" in made:
+        made["workspace"] = anchor(made["workspace"])
+    files = made.get("filesystem")
+    if isinstance(files, dict):
+        paths = ("workspace", "read_only", "read_write")
+        made["filesystem"] = {key: anchor(value) if key in paths else value for key, value in files.items()}
+    return made
 
 
 def digest_of(text: str) -> str:
-    """What ``load_with_digest`` says of a file with this text."""
+    """What ``load`` says of a file with this text that extends no other."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -108,19 +159,25 @@ def _check_certificates(what: str, certificates: Iterable[str]) -> None:
 
 
 def parse_profile(text: str, source: str, *, default_name: str | None = None) -> Profile:
-    """The profile in TOML text; ``source`` is what messages call the file."""
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise _syntax_error(text, source, str(error)) from None
-    except RecursionError:
-        raise NsharnessError(f"profile {source}", why="it is nested too deeply") from None
+    """The profile in TOML text, alone: whatever it extends is not read, and its paths stay as they are.
+    ``source`` is what messages call the file."""
+    data = _data(text, source)
     if default_name is not None:
         data.setdefault("name", default_name)
+    data.pop("extends", None)
     try:
         return Profile.model_validate(data)
     except ValidationError as error:
         raise explain(error, source, text, data) from None
+
+
+def _data(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _syntax_error(text, source, str(error)) from None
+    except RecursionError:
+        raise NsharnessError(f"profile {source}", why="it is nested too deeply") from None
 
 
 def explain(error: ValidationError, source: str, text: str = "", data: object = None) -> NsharnessError:
@@ -201,6 +258,7 @@ def _known(where: Key) -> list[str]:
     """The keys that are valid where an unknown one stood."""
     inner: dict[object, type[BaseModel]] = {
         "sandbox_proxy_rules": SandboxProxyRule,
+        "only": Bound,
         "proxy": ProxySettings,
         "network": NetworkSettings,
         "limits": LimitSettings,

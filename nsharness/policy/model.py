@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
@@ -24,6 +25,8 @@ ProxyAuth = Literal["listener", "bearer", "mtls"]
 Place = Literal["header", "basic"]
 """Where a placeholder becomes the secret: in a header's value, or inside a Basic pair (RFC 7617)."""
 StrayPlaceholders = Literal["block", "leave"]
+Engine = Literal["fast", "mitmproxy"]
+"""What moves the bytes of HTTP/1.1; HTTP/2 is always mitmproxy's."""
 Unknown = Literal["deny", "ask"]
 """What becomes of a request to a host that no rule names: it is denied, or waits for a person's answer."""
 ASK_SECONDS = 60
@@ -111,7 +114,10 @@ class Rule:
 
     def pattern_for(self, host: str) -> HostPattern | None:
         """The first pattern that matches a canonical host."""
-        return next((pattern for pattern in self.hosts if pattern.matches(host)), None)
+        for pattern in self.hosts:
+            if pattern.matches(host):
+                return pattern
+        return None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -175,8 +181,9 @@ class Policy:
 
     ``upstreams`` maps ``host:port`` (canonical, IPv6 in brackets) to the address and port that the
     proxy connects to instead of resolving the name. ``stray_placeholders`` says what happens to a request
-    that has a placeholder where it does not become the secret. ``unknown`` says what happens to a request to
-    a host that no rule names, and ``ask_seconds`` how long a person has to answer.
+    that has a placeholder where it does not become the secret, ``engine`` what moves the bytes. ``unknown``
+    says what happens to a request to a host that no rule names, and ``ask_seconds`` how long a person has to
+    answer.
     """
 
     profile: str
@@ -184,24 +191,38 @@ class Policy:
     upstreams: Mapping[str, Upstream] = field(default_factory=dict)
     proxy_auth: ProxyAuth = "listener"
     stray_placeholders: StrayPlaceholders = "block"
+    engine: Engine = "fast"
     unknown: Unknown = "deny"
     ask_seconds: int = ASK_SECONDS
+    only: tuple[Rule, ...] | None = None
+    """What a request has to match besides: one of these, where there are any. They have conditions alone, and
+    as in a rule that denies, absent ports mean all."""
 
     def __post_init__(self) -> None:
         if self.unknown not in get_args(Unknown):
             raise PolicyError("unknown is neither deny nor ask")
+        if any(rule.credentialed or rule.limited or not rule.deny for rule in self.only or ()):
+            raise PolicyError("only has a rule with more than conditions")
         if not 0 < self.ask_seconds <= 3600:
             raise PolicyError("ask_seconds is out of range")
         if self.proxy_auth not in get_args(ProxyAuth):
             raise PolicyError("proxy_auth is neither listener nor bearer nor mtls")
         if self.stray_placeholders not in get_args(StrayPlaceholders):
             raise PolicyError("stray_placeholders is neither block nor leave")
+        if self.engine not in get_args(Engine):
+            raise PolicyError("engine is neither fast nor mitmproxy")
         for authority, (address, port) in self.upstreams.items():
             host, of = split_authority(authority)
             if of is None or join_authority(host, of) != authority:
                 raise PolicyError(f"upstream {authority!r} is not a canonical host:port")
             check_upstream_address(address, port)
         object.__setattr__(self, "upstreams", MappingProxyType(dict(self.upstreams)))
+
+    @property
+    def served_by(self) -> Engine:
+        """The engine that it names; clients that show a certificate at the door, and requests that wait for a
+        person, are always mitmproxy's."""
+        return "mitmproxy" if self.proxy_auth == "mtls" or self.unknown == "ask" else self.engine
 
     def upstream(self, host: str, port: int) -> Upstream | None:
         """The address that a canonical host and port is mapped to, or None: resolve it."""
@@ -220,8 +241,10 @@ class Policy:
             "upstreams": {name: list(address) for name, address in self.upstreams.items()},
             "proxy_auth": self.proxy_auth,
             "stray_placeholders": self.stray_placeholders,
+            "engine": self.engine,
             "unknown": self.unknown,
             "ask_seconds": self.ask_seconds,
+            "only": None if self.only is None else [rule.to_json() for rule in self.only],
         }
 
     @classmethod
@@ -242,8 +265,12 @@ class Policy:
             stray_placeholders=cast(
                 "StrayPlaceholders", _typed(values["stray_placeholders"], str, "stray_placeholders")
             ),
+            engine=cast("Engine", _typed(values["engine"], str, "engine")),
             unknown=cast("Unknown", _typed(values["unknown"], str, "unknown")),
             ask_seconds=_typed(values["ask_seconds"], int, "ask_seconds"),
+            only=None
+            if values["only"] is None
+            else tuple(Rule.from_json(rule) for rule in _typed(values["only"], list, "only")),
         )
 
 
@@ -261,6 +288,7 @@ def check_upstream_address(address: str, port: int) -> None:
         raise PolicyError(f"upstream address {address} is that of a metadata service")
 
 
+@lru_cache(maxsize=256)
 def is_local(address: str) -> bool:
     """Whether a mapped address is of this machine or its private networks (RFC 6890), so that a
     credential may go there without TLS."""

@@ -111,7 +111,10 @@ class PathGlob:
 
     def matches(self, path: str) -> bool:
         """Whether a path in normal form is meant. Linear in the path for each ``*``; never backtracks."""
-        segments = [unquote_to_bytes(segment) for segment in path[1:].split("/")]
+        if "%" in path:
+            segments = [unquote_to_bytes(segment) for segment in path[1:].split("/")]
+        else:
+            segments = path[1:].encode().split(b"/")
         first, *others = self._runs
         if len(segments) < len(first) or not _run_matches(first, segments):
             return False

@@ -8,7 +8,7 @@ Whatever no rule names is denied; a rule without ``methods``, ``paths`` or ``por
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import (
     AfterValidator,
@@ -26,13 +26,22 @@ from pydantic_core import PydanticCustomError
 from nsharness.credentials.build import bindings_of, check_bindings
 from nsharness.credentials.secret import SecretRef
 from nsharness.errors import NsharnessError
-from nsharness.policy import checks, filesystem
+from nsharness.policy import checks
 from nsharness.policy import placeholders as placeholder_text
-from nsharness.policy.filesystem import PROTECTED
 from nsharness.policy.hosts import HostPattern
-from nsharness.policy.model import ASK_SECONDS, Place, Policy, ProxyAuth, Rule, StrayPlaceholders, Unknown
+from nsharness.policy.model import (
+    ASK_SECONDS,
+    Engine,
+    Place,
+    Policy,
+    ProxyAuth,
+    Rule,
+    StrayPlaceholders,
+    Unknown,
+)
 from nsharness.policy.paths import PathGlob
 from nsharness.policy.resources import LimitSettings
+from nsharness.policy.sharing import FilePath, FilesystemSettings, PrivilegeSettings
 from nsharness.policy.suffixes import is_shared
 from nsharness.policy.units import Rate, parse_size
 
@@ -188,6 +197,34 @@ class SandboxProxyRule(_Strict):
         )
 
 
+class Bound(_Strict):
+    """What requests have to match beside the rules: it allows nothing and gives no credential."""
+
+    hosts: Annotated[tuple[_Host, ...], _Filled] = Field(
+        description="Hosts that are left, as in a rule; wildcards may be broad."
+    )
+    methods: Annotated[tuple[_Method, ...] | None, _Filled] = Field(
+        default=None, description="Methods that are left. Absent: any."
+    )
+    paths: Annotated[tuple[_Path, ...] | None, _Filled] = Field(
+        default=None, description="Paths that are left, as in a rule. Absent: any."
+    )
+    ports: Annotated[tuple[_Port, ...] | None, _Filled] = Field(
+        default=None, description="Ports that are left. Absent: any."
+    )
+
+    def to_rule(self, number: int) -> Rule:
+        """The conditions, as those of a rule that denies: there absent ports mean all."""
+        return Rule(
+            name=f"only-{number}",
+            hosts=tuple(HostPattern.parse(text, allow_any=True) for text in self.hosts),
+            methods=None if self.methods is None else frozenset(self.methods),
+            paths=None if self.paths is None else tuple(PathGlob.parse(text) for text in self.paths),
+            ports=None if self.ports is None else frozenset(self.ports),
+            deny=True,
+        )
+
+
 class ProxySettings(_Strict):
     """How the proxy knows a sandbox."""
 
@@ -196,6 +233,11 @@ class ProxySettings(_Strict):
         description="How the proxy knows the sandbox: by the socket that a connection arrives on, or in "
         "addition by a bearer in the proxy's URL, or by a client certificate at a listener of its own "
         "(`mtls`, port 3129). With the latter two only explicit proxying works.",
+    )
+    engine: Engine = Field(
+        default="fast",
+        description="What moves the bytes: `fast`, an engine of nsharness itself for HTTP/1.1, which leaves "
+        "WebSockets, and clients that speak nothing but HTTP/2, to mitmproxy, or `mitmproxy` for everything.",
     )
 
 
@@ -213,62 +255,16 @@ class NetworkSettings(_Strict):
     )
 
 
-_FilePath = Annotated[_Text, AfterValidator(filesystem.path)]
-_Glob = Annotated[_Text, AfterValidator(filesystem.glob)]
-_Below = Annotated[_Text, AfterValidator(filesystem.relative)]
-
-
-class FilesystemSettings(_Strict):
-    """What of the host's files the workload sees. Relative paths are relative to the profile's file."""
-
-    workspace: Annotated[_FilePath | None, _NotNull] = Field(
-        default=None, description="Folder of the host that the workload works in. Absent: none."
-    )
-    workspace_mode: Literal["rw", "ro", "overlay"] = Field(
-        default="rw",
-        description="What the workload's changes there become: written to the folder (`rw`), refused (`ro`), "
-        "or kept aside until `nsharness apply` (`overlay`).",
-    )
-    read_only: Annotated[tuple[_FilePath, ...], _NotNull, AfterValidator(checks.unique)] = Field(
-        default=(), description="Files and folders of the host that the workload may read."
-    )
-    read_write: Annotated[tuple[_FilePath, ...], _NotNull, AfterValidator(checks.unique)] = Field(
-        default=(), description="Files and folders of the host that the workload may read and write."
-    )
-    hide: Annotated[tuple[_Glob, ...], _NotNull, AfterValidator(checks.unique)] = Field(
-        default=(),
-        description="Globs of what is hidden in every shared folder: `.env*` by name at any depth, "
-        "`config/**/*.key` by path. Hidden files read as empty, hidden folders are empty.",
-    )
-    protect: Annotated[tuple[_Below, ...], _NotNull, AfterValidator(checks.unique)] = Field(
-        default=PROTECTED,
-        description="Paths in the workspace that are read-only in mode `rw` where they exist at the start: "
-        "tools of the host would run what stands there.",
-    )
-    size: Annotated[
-        StrictStr | StrictInt | None, _NotNull, AfterValidator(checks.at_least_bytes(1 << 16))
-    ] = Field(
-        default=None,
-        description="Another way to write `tmp` of `[limits]`: the size of each private file system.",
-    )
-
-
-class PrivilegeSettings(_Strict):
-    """What the workload may do beyond what every workload may."""
-
-    user_namespaces: StrictBool = Field(
-        default=False,
-        description="Lets programs make user namespaces, and pid, network and ipc namespaces in them, and "
-        "call `chroot` there: the sandboxes of Chromium and Firefox need it. More of the kernel can be "
-        "attacked then. Without it nothing in the sandbox can make a namespace.",
-    )
-
-
 class Profile(_Strict):
     """What an agent is told, and what its sandbox may reach."""
 
     name: Annotated[StrictStr, AfterValidator(checks.profile_name)] = Field(
         description="Name of the profile; run ids begin with it. A file without it is called by its own name."
+    )
+    extends: Annotated[StrictStr | tuple[_Text, ...], AfterValidator(checks.only_in_files)] = Field(
+        default=(),
+        description="Profiles that this one builds on: files, relative to its own, or names of profiles in "
+        "`~/.config/nsharness`. Only in files.",
     )
     system_prompt: StrictStr = Field(default="", description="What the agent's model is told first.")
     model: _Text = Field(
@@ -287,6 +283,11 @@ class Profile(_Strict):
         default=(),
         description="What may be reached: a rule with `deny` that matches a request denies it; else the "
         "first that matches allows it, and a request that no rule matches is denied.",
+    )
+    only: Annotated[tuple[Bound, ...] | None, _Filled] = Field(
+        default=None,
+        description="What of it is left: a request that matches none of these is denied, whatever the rules "
+        "say. Absent: all.",
     )
     upstreams: Annotated[_Table, _NotNull, AfterValidator(checks.upstreams)] = Field(
         default={},
@@ -313,7 +314,7 @@ class Profile(_Strict):
         default=NetworkSettings(), description="What becomes of requests that no rule is about, see below."
     )
     limits: LimitSettings = Field(default=LimitSettings(), description="What a sandbox may use, see below.")
-    workspace: Annotated[_FilePath | None, _NotNull] = Field(
+    workspace: Annotated[FilePath | None, _NotNull] = Field(
         default=None, description="Short for `workspace` in `[filesystem]`, when nothing else is said there."
     )
     filesystem: FilesystemSettings = Field(
@@ -375,8 +376,10 @@ class Profile(_Strict):
             upstreams={name: checks.upstream_address(target) for name, target in self.upstreams.items()},
             proxy_auth=self.proxy.auth,
             stray_placeholders=self.stray_placeholders,
+            engine=self.proxy.engine,
             unknown=self.network.unknown,
             ask_seconds=self.network.ask_seconds,
+            only=None if self.only is None else tuple(b.to_rule(n) for n, b in enumerate(self.only, 1)),
         )
 
     def with_upstreams(self, upstreams: Mapping[str, str]) -> Profile:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import InitVar, asdict, dataclass
+from functools import lru_cache
 from typing import Any, Final, NoReturn, final
 
 from nsharness.policy.addresses import connectable
@@ -311,6 +312,7 @@ def _split(field: str, text: str, default: int | None) -> tuple[str, int | None]
     return host, port or default
 
 
+@lru_cache(maxsize=256)
 def _pattern(text: str) -> HostPattern:
     try:
         return HostPattern.parse(text)

@@ -49,7 +49,7 @@ def route(policy: Policy, host: str, port: int) -> Intercept | Tunnel | Deny:
         return Intercept(decision.rule, "credential")
     rules = [
         rule
-        for rule in policy.rules
+        for rule in (*policy.rules, *(policy.only or ()))
         if rule.pattern_for(host) is not None and port_allowed(policy, rule, host, port, None)
     ]
     why = _reason(rules, host)

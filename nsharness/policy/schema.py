@@ -24,6 +24,19 @@ def schema_table(model: HasSchema) -> str:
     return "\n".join(rows) + "\n"
 
 
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a profile's file, in which a name may be absent."""
+    from nsharness.policy.profile import Profile
+
+    made = Profile.model_json_schema()
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **made,
+        "title": "A profile of nsharness",
+        "required": [key for key in made.get("required", ()) if key != "name"],
+    }
+
+
 def _type(field: Mapping[str, Any], *, many: bool = False) -> str:
     """A JSON Schema type in words."""
     if "$ref" in field:

@@ -86,6 +86,7 @@ class NamespaceProxy:
             self._upstream_ca = upstream_authorities(profile)
         self._upstreams = dict(upstreams or {})
         self._policy = profile.with_upstreams(self._upstreams).to_policy().to_json()
+        self._engine = Policy.from_json(self._policy).served_by
         self._bearer_wanted = profile.proxy.auth == "bearer"
         self._credentials = credentials
         self._on_audit = on_audit
@@ -118,7 +119,7 @@ class NamespaceProxy:
             raise
         hosts = listed(self._credentials.hosts)
         self._report(f"credentials loaded for hosts: {hosts}")
-        self._report(f"Started (pid {self.pid}, engine=mitmproxy, injecting for hosts={hosts})")
+        self._report(f"Started (pid {self.pid}, engine={self._engine}, injecting for hosts={hosts})")
         return self
 
     @property
@@ -167,8 +168,9 @@ class NamespaceProxy:
                 # Which address stands for which name must outlive a proxy: clients keep what they resolved.
                 known = self._names.setdefault(str(message["sandbox"]), [])
                 known[int(message["at"]) :] = message["names"]["names"]
-            case "audit":
-                self._audit(message)
+            case "audit" | "audits":
+                for event in message.get("lines", [message]):
+                    self._audit(event)
             case "error":
                 self._failure = f"{message.get('what')}: {message.get('why')}"
                 self._report(self._failure)
@@ -215,7 +217,7 @@ class NamespaceProxy:
                 return
             self._report(f"ended unexpectedly (status {child.poll()}); starting it again")
             self._launch()
-            self._report(f"Started (pid {self.pid}, engine=mitmproxy)")
+            self._report(f"Started (pid {self.pid}, engine={self._engine})")
 
     def _report(self, text: str) -> None:
         self._session.reporter.line("proxy", text)

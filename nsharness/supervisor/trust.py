@@ -83,12 +83,19 @@ class TrustStore:
         except (OSError, UnicodeDecodeError):
             return False
 
-    def check(self, path: Path, digest: str, writable: Sequence[str | os.PathLike[str]]) -> None:
-        """``NsharnessError`` for a profile in one of the ``writable`` folders that was not trusted so."""
-        real = Path(os.path.realpath(path))
-        if any(real.is_relative_to(os.path.realpath(folder)) for folder in writable) and not self.is_trusted(
-            path, digest
-        ):
+    def check(
+        self,
+        path: Path,
+        digest: str,
+        files: Sequence[Path],
+        writable: Sequence[str | os.PathLike[str]],
+    ) -> None:
+        """``NsharnessError`` for a profile that was not trusted so, if one of its ``files`` is in one of the
+        ``writable`` folders."""
+        real = [Path(os.path.realpath(each)) for each in files]
+        folders = [os.path.realpath(folder) for folder in writable]
+        within = any(each.is_relative_to(folder) for each in real for folder in folders)
+        if within and not self.is_trusted(path, digest):
             raise NsharnessError(
                 f"profile {path} is not trusted",
                 why="it lies where a workload can write, and nobody has said that it is right as it is now",

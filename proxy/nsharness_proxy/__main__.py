@@ -6,22 +6,18 @@ The order matters. Before it says start, the supervisor asks for the authorities
 their certificates before anything slow is imported: a sandbox needs nothing more to start. The credentials
 are read by a process that nobody can trace or dump. Privileges are given up when everything has been
 imported, because the unprivileged user may not be able to read the interpreter's files; from then on
-nothing can be imported any more.
+nothing is imported any more but mitmproxy, should it be needed and not be there (``late``).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.abc
-import importlib.machinery
 import os
 import resource
 import signal
 import socket
-import sys
 from collections.abc import Sequence
-from types import ModuleType
 
 from nsharness.credentials.build import CredentialMap
 from nsharness.errors import NsharnessError
@@ -29,6 +25,7 @@ from nsharness.linux import fds
 from nsharness.linux.process import become, make_undumpable, set_no_new_privs
 from nsharness_proxy.authorities import Authorities
 from nsharness_proxy.control import Control
+from nsharness_proxy.late import Imports
 from nsharness_proxy.report import Report, describe
 
 
@@ -80,12 +77,19 @@ def run(control: Control, report: Report, credentials_fd: int) -> int:
         {"event": "credentials", "hosts": list(credentials.hosts), "headers": credentials.header_names()}
     )
     # Here, because it is slow.
-    from nsharness_proxy.engine import Engine
+    import uvloop
 
-    engine = Engine(authorities, credentials, control, report)
+    from nsharness_proxy.engine import Engine
+    from nsharness_proxy.loader import Loader
+
+    imports = Imports(report)
+    mitmproxy = Loader(imports, report)
+    if authorities.want_mitmproxy:
+        mitmproxy.now()
+    engine = Engine(authorities, credentials, control, report, mitmproxy)
+    imports.close()
     give_up_privileges(message.get("uid"), message.get("gid"))
-    sys.meta_path.insert(0, NoLateImports(report))
-    with asyncio.Runner() as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serve(engine))
 
 
@@ -126,20 +130,6 @@ def give_up_privileges(uid: int | None, gid: int | None) -> None:
     become(os.geteuid() if uid is None else uid, os.getegid() if gid is None else gid)
     # A change of user sets the flag anew (prctl(2)).
     make_undumpable()
-
-
-class NoLateImports(importlib.abc.MetaPathFinder):
-    """Refuses every import once the process serves: nothing new comes into it, by accident or by plan."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        """Never finds anything."""
-        self._report.log("error", f"a late import of {fullname} was refused")
-        raise ImportError(f"{fullname} was not imported before privileges were given up", name=fullname)
 
 
 if __name__ == "__main__":

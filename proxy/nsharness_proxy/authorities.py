@@ -24,6 +24,8 @@ class Authorities:
         self._emit = emit
         self._report = report
         self._known: dict[str, CertificateAuthority] = {}
+        self.want_mitmproxy = False
+        """Whether a policy that is known already is to be served by it."""
 
     def add(self, message: dict[str, Any], descriptors: list[int]) -> None:
         """Do what an ``authority`` message says; ``ValueError`` if it is malformed. The descriptors stay the
@@ -33,13 +35,14 @@ class Authorities:
         name = message["name"]
         if not isinstance(name, str) or name in self._known:
             raise ValueError("an authority has a name of its own")
+        policy = None if message["policy"] is None else Policy.from_json(message["policy"])
         content = fds.read_all(descriptors[0])
         if content:
             authority = CertificateAuthority.from_pem(content)
         else:
-            hosts = None if message["policy"] is None else hosts_of(Policy.from_json(message["policy"]))
-            if hosts is None and message["policy"] is not None:
-                asks = Policy.from_json(message["policy"]).unknown == "ask"
+            hosts = None if policy is None else hosts_of(policy)
+            if hosts is None and policy is not None:
+                asks = policy.unknown == "ask"
                 why = "unknown hosts are asked about" if asks else "a rule allows any"
                 text = f"the authority of {name} can certify any host, because {why}"
                 self._report.log("warning", text)
@@ -47,8 +50,10 @@ class Authorities:
             fds.write_all(descriptors[0], authority.to_pem())
             fds.seal(descriptors[0])
         self._known[name] = authority
+        if policy is not None and policy.served_by == "mitmproxy":
+            self.want_mitmproxy = True
         event: dict[str, Any] = {"event": "ca", "name": name, "pem": authority.certificate_pem}
-        if message["policy"] is not None and Policy.from_json(message["policy"]).proxy_auth == "mtls":
+        if policy is not None and policy.proxy_auth == "mtls":
             # Also of an authority that goes on: nobody knows whether the first was heard of. All are good.
             event["client"] = authority.client(name)
         self._emit(event)

@@ -51,18 +51,18 @@ class Outbound:
         self,
         secrets: Scrubber | None = None,
         placeholders: Scrubber | None = None,
-        check: Callable[[int], Refused | None] = lambda _: None,
+        check: Callable[[int], Refused | None] | None = None,
         refuse: Callable[[Refused], None] = lambda _: None,
     ) -> None:
         self._secrets = secrets.stream() if secrets else None
         self._placeholders = placeholders.stream() if placeholders else None
         self._check = check
-        self._refuse = refuse
+        self.refuse = refuse
         self.count = 0
 
     def __call__(self, chunk: bytes) -> list[bytes]:
         self.count += len(chunk)
-        if (refused := self._check(self.count)) is not None:
+        if self._check is not None and (refused := self._check(self.count)) is not None:
             self._end(refused)
         if self._placeholders is not None:
             _step(self._placeholders, chunk)
@@ -75,7 +75,7 @@ class Outbound:
         return [chunk] if chunk else []
 
     def _end(self, refused: Refused) -> None:
-        self._refuse(refused)
+        self.refuse(refused)
         raise BodyRefusedError(refused)
 
 
@@ -98,6 +98,14 @@ class Inbound:
             raise BodyRefusedError(UNDECODABLE) from None
         if not chunk and self._secrets and (rest := self._secrets.finish()):
             yield rest
+
+    def last(self, chunk: bytes) -> list[bytes]:
+        """The last piece and the end in one: cheaper, since nothing has to be held back of it."""
+        if self._decoder is not None:
+            return [piece for part in ((chunk, b"") if chunk else (b"",)) for piece in self(part)]
+        self.count += len(chunk)
+        clean = self._secrets.feed_last(chunk) if self._secrets else chunk
+        return [clean] if clean else []
 
     def _decoded(self, chunk: bytes) -> Iterable[bytes]:
         if self._decoder is None:

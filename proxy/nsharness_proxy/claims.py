@@ -9,14 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mitmproxy import http
-
-from nsharness.policy import headers
 from nsharness.policy.authority import Authority, Claims
 from nsharness.policy.hosts import HostError, join_authority, split_authority
 from nsharness.policy.names import NameTable
-from nsharness_proxy.codec import PROTOCOL
-from nsharness_proxy.layers import TARGET
 
 Entrance = Literal["explicit", "http", "https"]
 """The three listeners of a sandbox: ports 3128, 80 and 443 of its gateway."""
@@ -37,34 +32,42 @@ class Origin:
         return self.address, PORTS[self.entrance]
 
 
-def of_request(origin: Origin, names: NameTable, tunnel: Authority | None, flow: http.HTTPFlow) -> Claims:
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a request itself says: scheme and authority of its absolute form, or its ``:authority``, all empty
+    where there is none; its Host headers; and of the TLS that it came in, the name in the handshake."""
+
+    scheme: str = ""
+    absolute: str = ""
+    pseudo: str = ""
+    hosts: tuple[str, ...] = ()
+    tls: bool = False
+    sni: str | None = None
+
+
+def of_request(origin: Origin, names: NameTable, tunnel: Authority | None, named: Named) -> Claims:
     """The claims of a request; ``tunnel`` is the destination of the CONNECT tunnel that it came through."""
-    client = flow.client_conn
-    scheme, target = flow.metadata[TARGET]
-    hosts = headers.values(flow.request.headers.fields, b"host")
-    # There is no absolute form in HTTP/2, but a field for it (RFC 9113 section 8.3.1).
-    pseudo, target = (target, "") if client.alpn == PROTOCOL else ("", target)
     if origin.entrance != "explicit":
         return Claims(
             "transparent",
             issued_name=names.name_of(origin.address),
             dialled=origin.dialled,
-            authority_header=pseudo or None,
-            absolute_uri_authority=target or None,
-            absolute_uri_scheme=scheme or None,
-            sni=client.sni,
-            host_headers=hosts,
-            tls=client.tls,
+            authority_header=named.pseudo or None,
+            absolute_uri_authority=named.absolute or None,
+            absolute_uri_scheme=named.scheme or None,
+            sni=named.sni,
+            host_headers=named.hosts,
+            tls=named.tls,
         )
     return Claims(
         "connect" if tunnel else "forward",
         connect_target=join_authority(tunnel.host, tunnel.port) if tunnel else None,
-        authority_header=pseudo or None,
-        absolute_uri_authority=target or None,
-        absolute_uri_scheme=scheme or None,
-        sni=client.sni,
-        host_headers=hosts,
-        tls=client.tls,
+        authority_header=named.pseudo or None,
+        absolute_uri_authority=named.absolute or None,
+        absolute_uri_scheme=named.scheme or None,
+        sni=named.sni,
+        host_headers=named.hosts,
+        tls=named.tls,
     )
 
 
@@ -76,14 +79,12 @@ def of_connection(origin: Origin, names: NameTable) -> Claims:
     return Claims("transparent", issued_name=name, dialled=origin.dialled, authority_header=here)
 
 
-def of_connect(flow: http.HTTPFlow) -> Claims:
-    """The claims of a CONNECT request.
+def of_connect(target: str, hosts: tuple[str, ...]) -> Claims:
+    """The claims of a CONNECT request for ``target``, with its Host headers.
 
     Its Host header is never forwarded, and several clients send none, or one without the port: what
     is there must agree, what is not there is no claim.
     """
-    target = flow.request.data.authority.decode("utf-8", "surrogateescape")
-    hosts = headers.values(flow.request.headers.fields, b"host")
     return Claims(
         "connect",
         connect_target=target,

@@ -11,8 +11,9 @@ import h2.settings
 from mitmproxy import http
 
 from nsharness.policy.headers import Field
+from nsharness_proxy.tls import HTTP2
 
-PROTOCOL: Final = b"h2"
+PROTOCOL: Final = HTTP2
 """As it is called in TLS (RFC 9113 section 3.1)."""
 
 MAX_STREAMS: Final = 100

@@ -23,9 +23,10 @@ from mitmproxy.proxy import commands, events, mode_specs, server, server_hooks
 from mitmproxy.proxy.layer import Layer
 from mitmproxy.proxy.layers.http._hooks import HttpRequestHeadersHook
 
-from nsharness_proxy import upstream
+from nsharness_proxy import patience, upstream
 from nsharness_proxy.codec import PROTOCOL
 from nsharness_proxy.guard import Guard
+from nsharness_proxy.judge import Judge
 from nsharness_proxy.layers import MAX_PENDING, GoneHook
 from nsharness_proxy.report import Report
 from nsharness_proxy.streams import MAX_HELD, AbandonHook, RoomHook
@@ -46,10 +47,6 @@ _UNGUARDED: Final = frozenset(
         "websocket_end",
     }
 )
-
-HEAD_SECONDS = 60.0
-"""How long a client may take until a request's head is whole: from when it connects, also through a CONNECT
-request and a TLS handshake, and later from the head's first byte."""
 
 _LOOK_SECONDS: Final = 1.0
 
@@ -74,7 +71,7 @@ class Connection(server.LiveConnectionHandler):
         self._report = report
         self._progress = asyncio.Event()
         self.layer: Layer = guard.top_layer(self.layer.context)
-        self._patience = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._look)
+        self._patience = asyncio.get_running_loop().call_later(patience.HEAD_SECONDS, self._look)
 
     async def handle_client(self) -> None:
         """Serve the client until the connection is over."""
@@ -86,12 +83,18 @@ class Connection(server.LiveConnectionHandler):
     def _look(self) -> None:
         """End a connection whose client lets us wait for a request; look again when it may be time."""
         since, now = self._guard.owes_since, time.monotonic()
-        left = HEAD_SECONDS if since is None else since + HEAD_SECONDS - now
+        most = patience.HEAD_SECONDS
+        left = most if since is None else since + most - now
         if left <= 0:
             self._guard.too_slow()
             self.abort()
             return
         self._patience = asyncio.get_running_loop().call_later(left, self._look)
+
+    @property
+    def judge(self) -> Judge:
+        """Who decides on it."""
+        return self._guard
 
     def abort(self) -> None:
         """End the connection at once, whatever it was doing."""
@@ -106,7 +109,7 @@ class Connection(server.LiveConnectionHandler):
 
     def end_outlived(self) -> None:
         """End a tunnel that policy no longer allows."""
-        if self._guard.outlived():
+        if self._guard.passes_through and self._guard.outlived():
             self.end()
 
     def close_connection(self, connection: EngineConnection, half_close: bool = False) -> None:

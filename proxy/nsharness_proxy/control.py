@@ -12,6 +12,7 @@ from typing import Any, Final
 from nsharness.linux import fds
 
 _MAX_QUEUE: Final = 10_000
+_MAX_BURST: Final = 32 * 1024
 
 Message = dict[str, Any]
 
@@ -27,6 +28,9 @@ class Control:
         self._queue: deque[Message] = deque()
         self._incoming: asyncio.Queue[tuple[Message, list[int]] | None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._burst = False
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
 
     def receive(self) -> tuple[Message | None, list[int]]:
         """The next message, waiting for it; None at the end. For the time before ``attach``."""
@@ -45,19 +49,52 @@ class Control:
         while (item := await self._incoming.get()) is not None:
             yield item
 
-    def send(self, message: Message) -> None:
-        """Send an event, in its order, as soon as the supervisor takes it.
+    def audit(self, line: bytes, at: int) -> None:
+        """Send a copy of an audit event, of the moment ``at``, as JSON. It is dropped while the supervisor
+        does not take it: the audit log is the record.
 
-        Copies of audit events are dropped while it does not: the audit log is the record.
+        The first of a turn of the event loop goes at once, because what it tells of goes then; all others of
+        the same turn go together when it is over.
         """
         if self._queue:
-            if message.get("event") != "audit" and len(self._queue) < _MAX_QUEUE:
+            return
+        if self._burst:
+            if self._waiting_bytes + len(line) > _MAX_BURST:
+                self._send_waiting()
+            self._waiting = self._waiting or [b'{"event":"audits","at":%d,"lines":[' % at]
+            self._waiting.append(line)
+            self._waiting_bytes += len(line) + 1
+            return
+        if self._loop is not None:
+            self._burst = True
+            self._loop.call_soon(self._end_burst)
+        self._send_copy(b'{"event":"audit",' + line[1:])
+
+    def _end_burst(self) -> None:
+        self._burst = False
+        self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        if self._waiting:
+            head, *lines = self._waiting
+            self._waiting, self._waiting_bytes = [], 0
+            self._send_copy(head + b",".join(lines) + b"]}")
+
+    def _send_copy(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.send(data, socket.MSG_NOSIGNAL)
+
+    def send(self, message: Message) -> None:
+        """Send an event, in its order, as soon as the supervisor takes it."""
+        self._send_waiting()
+        if self._queue:
+            if len(self._queue) < _MAX_QUEUE:
                 self._queue.append(message)
             return
         try:
             fds.send(self._socket, message)
         except BlockingIOError:
-            if message.get("event") != "audit" and self._loop is not None:
+            if self._loop is not None:
                 self._queue.append(message)
                 self._loop.add_writer(self._socket, self._flush)
         except (OSError, ValueError):
@@ -67,6 +104,7 @@ class Control:
     def close(self) -> None:
         """Say nothing further and hear nothing further. What was sent arrives: a unix socket that is closed
         with messages unread makes the other side lose its own (unix(7) calls it ECONNRESET)."""
+        self._send_waiting()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RD)
         self._socket.setblocking(False)

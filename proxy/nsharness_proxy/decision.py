@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from nsharness.policy.authority import Authority, Claims, Refusal
 from nsharness.policy.decide import Allow
+from nsharness.policy.headers import Field
 from nsharness.policy.request import RequestView
 from nsharness_proxy.bodies import Inbound, Outbound
 from nsharness_proxy.refusal import Refused
@@ -31,14 +32,16 @@ class Judged:
 
 @dataclass(slots=True)
 class Decision:
-    """What was decided on a request, and how it went on. ``secret`` are the names of the header fields that
-    have a secret in them when it is sent."""
+    """What was decided on a request, and how it went on. ``fields`` are what goes on of its header fields, a
+    Host field first; ``secret`` names those that have a secret in them when it is sent."""
 
     number: int
     claims: Claims
     view: RequestView
     allow: Allow
+    fields: list[Field]
     secret: tuple[str, ...]
+    websocket: bool
     sent: Outbound
     started: float = field(default_factory=time.monotonic)
     received: Inbound = field(default_factory=Inbound)

@@ -1,8 +1,6 @@
 """The proxy at work: sandboxes are attached with their sockets, and detached again.
 
-Of the engine only its protocol layers and its connection handling are used. Its ``Master`` is not:
-importing that takes as long as all the rest, because it brings every addon with it, and flow store,
-commands, scripts and web pages are just what must not be here.
+What moves the bytes of a sandbox is what its policy names. mitmproxy is loaded when something needs it.
 """
 
 from __future__ import annotations
@@ -11,11 +9,11 @@ import asyncio
 import json
 import os
 import socket
+import ssl
 import stat
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
-
-from mitmproxy import ctx, options
+from typing import TYPE_CHECKING, Final, Protocol
 
 from nsharness.audit.event import AuditEvent
 from nsharness.audit.log import AuditLog
@@ -34,48 +32,58 @@ from nsharness_proxy.ca import CertificateAuthority
 from nsharness_proxy.claims import Entrance
 from nsharness_proxy.control import Control, Message
 from nsharness_proxy.entry import entry_tls
-from nsharness_proxy.listener import Listener
+from nsharness_proxy.fast.client import Client
+from nsharness_proxy.fast.hosts import Hosts
+from nsharness_proxy.fast.service import Service
+from nsharness_proxy.handover import HandOver
 from nsharness_proxy.placeholders import Placeholders
-from nsharness_proxy.probe import see_denial
+from nsharness_proxy.probe import see_denial, serve_fast, serve_mitm
 from nsharness_proxy.report import Report
 from nsharness_proxy.sandbox import Sandbox
 from nsharness_proxy.scrubbing import scrubber_for
 from nsharness_proxy.stub import Stub
-from nsharness_proxy.tls import ClientSide, HostSide, rehearse
+from nsharness_proxy.tls import PROTOCOL, ClientSide, HostSide, rehearse
+
+if TYPE_CHECKING:
+    from nsharness_proxy.mitm import Mitm
 
 # In the order in which an attach message carries them.
 _ENTRANCES: Final[tuple[Entrance, ...]] = ("http", "https", "explicit")
 _SOCKETS: Final = 5
+_TURNS: Final = 100
 _NAMES_SECONDS: Final = 0.05
 _NAMES_AT_ONCE: Final = 100
 _ATTACH_KEYS: Final = frozenset(
     {"op", "sandbox", "policy", "bearer", "names", "upstream_ca", "tag", "placeholders", "authority"}
 )
 
-# Engine options that some addon of its own would define.
-_SETTINGS: Final[dict[str, tuple[Any, Any]]] = {
-    "connection_strategy": (str, "lazy"),  # Nothing is looked up or connected to before the decision.
-    "validate_inbound_headers": (bool, True),
-    "normalize_outbound_headers": (bool, True),
-    "store_streamed_bodies": (bool, False),
-    "stream_large_bodies": (str | None, None),
-    "body_size_limit": (str | None, None),
-    "keep_host_header": (bool, True),
-    "proxy_debug": (bool, False),
-}
+
+class Serving(Protocol):
+    """Something that serves a listening socket, whichever engine it is of."""
+
+    async def start(self) -> None: ...
+    async def close(self) -> None: ...
+    def end_outlived(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Attached:
     sandbox: Sandbox
     authority: CertificateAuthority
-    listeners: tuple[Listener, ...]
+    listeners: Sequence[Serving]
+    handed_over: HandOver
     stub: Stub
     log: AuditLog
+    sockets: Sequence[socket.socket]
 
     async def close(self) -> None:
         self.stub.stop()
-        await asyncio.gather(*(listener.close() for listener in self.listeners))
+        await asyncio.gather(self.handed_over.close(), *(each.close() for each in self.listeners))
+        # The event loop lets go of sockets that were closed with one of its next turns.
+        for _ in range(_TURNS):
+            if all(sock.fileno() < 0 for sock in self.sockets):
+                break
+            await asyncio.sleep(0)
         # Last, because connections that end have something to record.
         self.log.close()
 
@@ -84,8 +92,14 @@ class Engine:
     """Serves any number of sandboxes from one process."""
 
     def __init__(
-        self, authorities: Authorities, credentials: CredentialMap, control: Control, report: Report
+        self,
+        authorities: Authorities,
+        credentials: CredentialMap,
+        control: Control,
+        report: Report,
+        load: Callable[[], Awaitable[Mitm]],
     ) -> None:
+        """``load`` gives mitmproxy, and loads it before if it has to."""
         self._authorities = authorities
         self._credentials = credentials
         self._scrubber = scrubber_for(credentials)
@@ -94,7 +108,7 @@ class Engine:
         self._host_tls = HostSide()
         self._attached: dict[str, _Attached] = {}
         self._untold: set[str] = set()
-        self._settings = engine_options()
+        self._load = load
         rehearse(CertificateAuthority.create())
         if self._host_tls.trusts is None:
             report.log(
@@ -104,7 +118,7 @@ class Engine:
     async def serve(self) -> None:
         """Do what the supervisor says until it says stop, or is gone."""
         self._control.attach()
-        self._control.send({"event": "ready", "engine": "mitmproxy"})
+        self._control.send({"event": "ready"})
         async for message, descriptors in self._control.messages():
             if message.get("op") == "stop":
                 fds.close_all(descriptors)
@@ -175,25 +189,18 @@ class Engine:
         *tcp, dns_udp, dns_tcp = (socket.socket(fileno=d) for d in descriptors[:_SOCKETS])
         # From here on each descriptor has an owner.
         descriptors.clear()
+        handed_over = HandOver(self._load, self._report)
         attached = _Attached(
             sandbox,
             authority,
-            tuple(
-                Listener(
-                    sandbox,
-                    entrance,
-                    sock,
-                    self._settings,
-                    self._report,
-                    entry=entry if entrance == "explicit" else None,
-                )
-                for entrance, sock in zip(_ENTRANCES, tcp, strict=True)
-            ),
+            await self._listeners(sandbox, tcp, entry, handed_over),
+            handed_over,
             Stub(dns_udp, dns_tcp, sandbox.resolve),
             log,
+            (*tcp, dns_udp, dns_tcp),
         )
         try:
-            await see_denial(sandbox, self._settings, self._report)
+            await self._probe(sandbox)
             for listener in attached.listeners:
                 await listener.start()
             await attached.stub.start()
@@ -202,14 +209,39 @@ class Engine:
             raise
         self._attached[sandbox.id] = attached
 
+    async def _probe(self, sandbox: Sandbox) -> None:
+        """No probe, no run: a sandbox is served after its own judge has been seen to refuse."""
+        if sandbox.policy.served_by == "fast":
+            await see_denial(sandbox, serve_fast(self._report))
+        else:
+            await see_denial(sandbox, serve_mitm(await self._load()))
+
+    async def _listeners(
+        self,
+        sandbox: Sandbox,
+        sockets: Sequence[socket.socket],
+        entry: ssl.SSLContext | None,
+        handed_over: HandOver,
+    ) -> Sequence[Serving]:
+        """One for each of the TCP sockets."""
+        passed = zip(_ENTRANCES, sockets, strict=True)
+        if sandbox.policy.served_by == "fast":
+            hosts = Hosts(sandbox)
+            return [
+                Service(sandbox, entrance, sock, hosts, self._report, handed_over, Client)
+                for entrance, sock in passed
+            ]
+        mitm = await self._load()
+        return [
+            mitm.listener(sandbox, entrance, sock, entry if entrance == "explicit" else None)
+            for entrance, sock in passed
+        ]
+
     def _sandbox(self, message: Message, credentials: CredentialMap, log: AuditLog) -> Sandbox:
         bearer, names, authorities = (message.get(key) for key in ("bearer", "names", "upstream_ca"))
         identifier = message["sandbox"]
         policy = Policy.from_json(message["policy"])
-
-        def write(event: AuditEvent) -> None:
-            log.write(event)
-            self._control.send({"event": "audit", **event.to_json()})
+        authority = self._authorities.named(str(message.get("authority", identifier)))
 
         told = 0 if names is None else len(names["names"])
 
@@ -233,9 +265,10 @@ class Engine:
             id=identifier,
             policy=policy,
             credentials=credentials,
-            client_tls=ClientSide(self._authorities.named(str(message.get("authority", identifier)))),
+            client_tls=ClientSide(authority),
+            client_tls_http1=ClientSide(authority, (PROTOCOL,)),
             host_tls=HostSide(authorities.encode()) if authorities else self._host_tls,
-            write=write,
+            write=audit_writer(log, self._control),
             names=NameTable() if names is None else NameTable.from_json(names),
             bearer=None if bearer is None else Secret(bearer),
             scrubber=self._scrubber if credentials is self._credentials else scrubber_for(credentials),
@@ -256,6 +289,8 @@ class Engine:
         sandbox, policy = attached.sandbox, Policy.from_json(message["policy"])
         if policy.proxy_auth != sandbox.policy.proxy_auth:
             raise ValueError("how clients identify themselves cannot change during a run")
+        if policy.served_by != sandbox.policy.served_by:
+            raise ValueError("another engine would have to serve it, also to ask about unknown hosts")
         if uncovered := untrusted(policy, attached.authority):
             raise ValueError(
                 f"clients would not trust the certificate for {', '.join(uncovered)}: the sandbox's "
@@ -286,6 +321,17 @@ class Engine:
             await attached.close()
 
 
+def audit_writer(log: AuditLog, control: Control) -> Callable[[AuditEvent], None]:
+    """Keeps events in the log, and then tells the supervisor of them."""
+
+    def write(event: AuditEvent) -> None:
+        line = event.to_line()
+        log.append(line)
+        control.audit(line, event.at)
+
+    return write
+
+
 def untrusted(policy: Policy, authority: CertificateAuthority) -> list[str]:
     """The host patterns, as they are written, to which connections must be intercepted and for which clients
     would trust no certificate of ``authority``."""
@@ -302,23 +348,3 @@ def _is_intercepted(policy: Policy, rule: Rule, pattern: HostPattern) -> bool:
     host = f"any-name.{pattern.base}" if pattern.subdomains else pattern.base
     ports = rule.ports or (DEFAULT_PORTS["https"],)
     return any(isinstance(route(policy, host, port), Intercept) for port in ports)
-
-
-def engine_options() -> options.Options:
-    """The engine's settings. It reads no configuration, and has no folder to write to."""
-    settings = options.Options()
-    for name, (kind, value) in _SETTINGS.items():
-        settings.add_option(name, kind, value, "")
-    settings.update(  # type: ignore[no-untyped-call]
-        confdir="/nonexistent",
-        server=False,
-        mode=[],
-        http2=False,
-        http3=False,
-        rawtcp=False,
-        websocket=True,
-        showhost=False,
-        upstream_cert=False,
-    )
-    ctx.options = settings
-    return settings

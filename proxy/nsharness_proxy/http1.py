@@ -34,34 +34,49 @@ MAX_CHUNK_LINE: Final = 4096
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _FIELDS: Final = rb"((?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*)"
+# Of lines that are fields.
+_FIELD: Final = re.compile(rb"([^:]+):([^\r]*)\r\n")
 _REQUEST: Final = re.compile(
     rb"(" + _TOKEN + rb") ([\x21-\x7e\x80-\xff]+) HTTP/1\.([01])\r\n" + _FIELDS + rb"\r\n"
 )
 _ANSWER: Final = re.compile(
-    rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?\r\n" + _FIELDS + rb"\r\n"
+    rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n" + _FIELDS + rb"\r\n"
 )
 _VERSION: Final = b"HTTP/1."
 _METHOD_START: Final = re.compile(_TOKEN[:-1])
 # With a bare LF, so that a head which ends in one is complete, and found to be none.
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
+_TELLING: Final = frozenset(map(len, ("connection", "content-length", "transfer-encoding")))
 _LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")
 _QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 # No white space, which the grammar calls bad; possessive, so that a line that is none takes no longer.
-_CHUNK_LINE: Final = re.compile(
+CHUNK_LINE: Final = re.compile(
     rb"([0-9A-Fa-f]{1,15})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*+\r\n"
 )
-_FIELD_LINE: Final = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n")
+FIELD_LINE: Final = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n")
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What matters of a head that is one. ``status`` is 0 for a request."""
+    """A head that is one. ``status`` is 0 for a request; method and target are empty for an answer."""
 
     size: int
     closes: bool
     """Whether its sender ends the connection after this message."""
+    version: bytes
+    fields: list[Field]
+    length: int | None
+    """What Content-Length says; None where there is none."""
+    chunked: bool
     method: bytes = b""
+    target: bytes = b""
     status: int = 0
+    reason: bytes = b""
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a request with this head has a body (section 6.3)."""
+        return self.chunked or bool(self.length)
 
 
 class HeadError(Exception):
@@ -85,13 +100,13 @@ def request_head(data: bytes) -> Head | None:
     match = _REQUEST.fullmatch(head)
     if match is None:
         raise HeadError("its lines are no request")
-    method, _, minor, lines = match.groups()
+    method, target, minor, lines = match.groups()
     fields = _parsed(lines)
-    framed = _check_framing(fields, minor)
-    if method == b"CONNECT" and framed:
+    length, chunked, closes = _framing(fields, minor)
+    if method == b"CONNECT" and (chunked or length):
         # Does what follows belong to it or to the tunnel? Nobody could tell (RFC 9110 section 9.3.6).
         raise HeadError("a tunnel cannot be asked for with a body")
-    return Head(len(head), _closes(fields, minor), method=method)
+    return Head(len(head), closes, _VERSION + minor, fields, length, chunked, method, target)
 
 
 def answer_head(data: bytes) -> Head | None:
@@ -104,10 +119,11 @@ def answer_head(data: bytes) -> Head | None:
     match = _ANSWER.fullmatch(head)
     if match is None:
         raise HeadError("its lines are no answer")
-    minor, status, lines = match.groups()
+    minor, status, reason, lines = match.groups()
     fields = _parsed(lines)
-    _check_framing(fields, minor)
-    return Head(len(head), _closes(fields, minor), status=int(status))
+    length, chunked, closes = _framing(fields, minor)
+    version = _VERSION + minor
+    return Head(len(head), closes, version, fields, length, chunked, status=int(status), reason=reason or b"")
 
 
 def _complete(data: bytes) -> bytes | None:
@@ -118,32 +134,35 @@ def _complete(data: bytes) -> bytes | None:
 
 
 def _parsed(lines: bytes) -> list[Field]:
-    pairs = (line.partition(b":") for line in lines.split(b"\r\n") if line)
-    return [(name, value.strip(b" \t")) for name, _, value in pairs]
+    return [(name, value.strip(b" \t")) for name, value in _FIELD.findall(lines)]
 
 
-def _check_framing(fields: list[Field], minor: bytes) -> bool:
-    """Whether the message may have a body, by the one field that says so (section 6.3)."""
-    lengths = [value for name, value in fields if name.lower() == b"content-length"]
-    codings = [value for name, value in fields if name.lower() == b"transfer-encoding"]
-    if len(lengths) + len(codings) > 1:
-        raise HeadError("its length is given twice")
-    if lengths and not _LENGTH.fullmatch(lengths[0]):
-        raise HeadError("its length is no number")
-    if codings and (codings[0].lower() != b"chunked" or minor == b"0"):
-        raise HeadError("it has a transfer coding that is not chunked")
-    return bool(codings) or (bool(lengths) and lengths[0] != b"0")
+def _framing(fields: list[Field], minor: bytes) -> tuple[int | None, bool, bool]:
+    """The length of the body, by the one field that says so (section 6.3), whether it is chunked, and whether
+    the connection ends after it (section 9.3).
 
-
-def _closes(fields: list[Field], minor: bytes) -> bool:
-    """Section 9.3; with HTTP/1.0 always: its ``keep-alive`` is an extension that proxies misread (C.2.2)."""
-    options = {
-        option.strip(b" \t").lower()
-        for name, value in fields
-        if name.lower() == b"connection"
-        for option in value.split(b",")
-    }
-    return b"close" in options or minor == b"0"
+    With HTTP/1.0 it always does: its ``keep-alive`` is an extension that proxies misread (C.2.2).
+    """
+    length: bytes | None = None
+    chunked, closes = False, minor == b"0"
+    for name, value in fields:
+        if len(name) not in _TELLING:
+            continue
+        name = name.lower()
+        if name == b"connection":
+            closes = closes or any(option.strip(b" \t").lower() == b"close" for option in value.split(b","))
+        elif name in (b"content-length", b"transfer-encoding"):
+            if chunked or length is not None:
+                raise HeadError("its length is given twice")
+            if name == b"content-length":
+                if not _LENGTH.fullmatch(value):
+                    raise HeadError("its length is no number")
+                length = value
+            elif value.lower() != b"chunked" or minor == b"0":
+                raise HeadError("it has a transfer coding that is not chunked")
+            else:
+                chunked = True
+    return (None if length is None else int(length)), chunked, closes
 
 
 class Buffer(Protocol):
@@ -179,7 +198,7 @@ class Chunks:
             line = self._line(buf, MAX_CHUNK_LINE)
             if line is None:
                 return None
-            match = _CHUNK_LINE.fullmatch(line)
+            match = CHUNK_LINE.fullmatch(line)
             if match is None:
                 raise h11.RemoteProtocolError("a chunk has no size")
             self._left = int(match[1], 16)
@@ -198,7 +217,7 @@ class Chunks:
         while (line := self._line(buf, MAX_HEAD - self._trailers)) is not None:
             if line == b"\r\n":
                 return h11.EndOfMessage()
-            if not _FIELD_LINE.fullmatch(line):
+            if not FIELD_LINE.fullmatch(line):
                 raise h11.RemoteProtocolError("a trailer is no field")
             self._trailers += len(line)
         return None

@@ -33,6 +33,7 @@ from nsharness_proxy import http1, refusal
 from nsharness_proxy.bodies import BodyRefusedError
 from nsharness_proxy.codec import PROTOCOL
 from nsharness_proxy.messages import WebSocket
+from nsharness_proxy.pages import response
 from nsharness_proxy.secured import Farewell
 from nsharness_proxy.streams import Consumed, RoomHook
 
@@ -115,7 +116,7 @@ class Exchange(engine.HttpStream):
         except BodyRefusedError as stopped:
             yield from self._hang_up()
             if self.server_state == self.state_wait_for_response_headers:
-                self.flow.response = stopped.refused.response(self.flow.request.method)
+                self.flow.response = response(stopped.refused, self.flow.request.method)
                 yield from self._refuse()
             else:
                 yield from self._break_off(stopped)
@@ -151,12 +152,12 @@ class Exchange(engine.HttpStream):
     def _refuse(self) -> Commands:
         """Answer now. What is still to come of the request is read and dropped, so that the answer is
         not lost in a reset, and the connection ends after it."""
-        response = self.flow.response
-        assert response is not None
+        answer = self.flow.response
+        assert answer is not None
         if not self._bodyless:
-            response.headers["connection"] = "close"
-        client, content = self.context.client, response.raw_content
-        yield engine.SendHttp(message.ResponseHeaders(self.stream_id, response, not content), client)
+            answer.headers["connection"] = "close"
+        client, content = self.context.client, answer.raw_content
+        yield engine.SendHttp(message.ResponseHeaders(self.stream_id, answer, not content), client)
         if content:
             yield engine.SendHttp(message.ResponseData(self.stream_id, content), client)
         yield engine.SendHttp(message.ResponseEndOfMessage(self.stream_id), client)

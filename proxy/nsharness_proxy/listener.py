@@ -25,7 +25,7 @@ MAX_CONNECTIONS: Final = 1024
 """Connections of one listener at a time; those beyond are closed as they come."""
 HANDSHAKE_SECONDS: Final = 10.0
 """How long a client may take to show its certificate."""
-_END_SECONDS: Final = 5.0
+END_SECONDS: Final = 5.0
 
 
 class SandboxMode(mode_specs.ProxyMode):  # type: ignore[no-untyped-call]
@@ -65,11 +65,13 @@ class Listener(mode_servers.AsyncioServerInstance[SandboxMode]):  # type: ignore
         self._settings = settings
         self._report = report
         self._entry = entry
+        self._closed = False
         self._entering: set[asyncio.Task[Any]] = set()
         self._connections: dict[asyncio.Task[Any], Connection] = {}
 
     async def close(self) -> None:
         """Stop accepting, close the socket, end every connection and see them end. Idempotent."""
+        self._closed = True
         for server in self._servers:
             server.close()
         self._servers = []
@@ -79,7 +81,7 @@ class Listener(mode_servers.AsyncioServerInstance[SandboxMode]):  # type: ignore
         for task in self._entering:
             task.cancel()
         if tasks := {*self._connections, *self._entering}:
-            await asyncio.wait(tasks, timeout=_END_SECONDS)
+            await asyncio.wait(tasks, timeout=END_SECONDS)
 
     def end_outlived(self) -> None:
         """End the tunnels that policy no longer allows: nothing in them is ever decided on again."""
@@ -105,7 +107,9 @@ class Listener(mode_servers.AsyncioServerInstance[SandboxMode]):  # type: ignore
         """Serve one client."""
         assert isinstance(reader, asyncio.StreamReader)
         assert isinstance(writer, asyncio.StreamWriter)
-        if len(self._connections) + len(self._entering) >= MAX_CONNECTIONS:
+        # One may have been accepted just before the socket was closed.
+        full = len(self._connections) + len(self._entering) >= MAX_CONNECTIONS
+        if full or self._closed:
             writer.transport.abort()
             return
         if self._entry is not None and not await self._enter(writer, self._entry):
@@ -124,7 +128,7 @@ class Listener(mode_servers.AsyncioServerInstance[SandboxMode]):  # type: ignore
             # The engine leaves it open when it is told to close it while an event waits for its turn.
             writer.close()
             # And what a client does not read would be kept for as long as it likes.
-            asyncio.get_running_loop().call_later(_END_SECONDS, writer.transport.abort)
+            asyncio.get_running_loop().call_later(END_SECONDS, writer.transport.abort)
 
     async def _enter(self, writer: asyncio.StreamWriter, entry: ssl.SSLContext) -> bool:
         """Whether the client has shown this sandbox's certificate. It counts as a connection meanwhile."""

@@ -7,11 +7,11 @@ is ever sent.
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from mitmproxy import http
+from nsharness.policy.authority import Refusal
+from nsharness.policy.decide import Deny
 
 REASON_HEADER = "x-nsharness-reason"
 
@@ -45,45 +45,46 @@ class Refused:
     hint: str = ""
     headers: tuple[tuple[str, str], ...] = field(default=())
 
-    def response(self, method: str = "GET") -> http.Response:
-        """The HTTP answer. ``HEAD`` gets the same headers and no body (RFC 9110 section 9.3.2)."""
-        body = self.body()
-        fields = (
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        """The header fields of the answer, without any of the connection."""
+        pairs = (
             ("content-type", "application/json"),
-            ("content-length", str(len(body))),
+            ("content-length", str(len(self.body()))),
             ("cache-control", "no-store"),
             (REASON_HEADER, self.reason),
             *self.headers,
         )
-        now = time.time()
-        return http.Response(
-            http_version=b"HTTP/1.1",
-            status_code=self.status,
-            reason=HTTPStatus(self.status).phrase.encode("ascii"),
-            headers=http.Headers([(name.encode("ascii"), value.encode("ascii")) for name, value in fields]),
-            content=b"" if method == "HEAD" else body,
-            trailers=None,
-            timestamp_start=now,
-            timestamp_end=now,
-        )
+        return [(name.encode("ascii"), value.encode("ascii")) for name, value in pairs]
 
     def body(self) -> bytes:
         """The JSON object that a client reads."""
         values = {"reason": self.reason, "rule": self.rule, "hint": self.hint}
         return json.dumps(values, ensure_ascii=True).encode("ascii") + b"\n"
 
-    def page(self, method: str = "GET") -> bytes:
-        """The whole answer as bytes, for where there is no request object; the connection ends with it."""
-        response = self.response(method)
-        response.headers["connection"] = "close"
+    def page(self, method: str = "GET", *, closes: bool = True) -> bytes:
+        """The whole answer as bytes; the connection ends with it if it ``closes``. ``HEAD`` gets the same
+        head and no body (RFC 9110 section 9.3.2)."""
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}".encode("ascii")]
-        lines += [name + b": " + value for name, value in response.headers.fields]
-        return b"\r\n".join([*lines, b"", response.raw_content or b""])
+        lines += [name + b": " + value for name, value in self.fields()]
+        if closes:
+            lines.append(b"connection: close")
+        return b"\r\n".join([*lines, b"", b"" if method == "HEAD" else self.body()])
 
 
 def malformed(hint: str) -> Refused:
     """What no two servers would be sure to read alike."""
     return Refused(400, MALFORMED, hint=hint)
+
+
+def refused_by_authority(refused: Refusal) -> Refused:
+    """A request whose names of its destination disagree, or are none."""
+    reason = MALFORMED if refused.status == 400 else "misdirected-request"
+    return Refused(refused.status, reason, hint=refused.reason)
+
+
+def denied_by_policy(denied: Deny) -> Refused:
+    """A request that no rule allows, or that one denies."""
+    return Refused(denied.status, denied.reason, denied.rule, denied.hint)
 
 
 def upstream_failure(reason: str) -> Refused:

@@ -28,6 +28,7 @@ from nsharness_proxy.asking import Questions
 from nsharness_proxy.placeholders import Placeholders
 from nsharness_proxy.tls import ClientSide, HostSide
 
+_REMEMBERED: Final = 1024
 _CHOSEN: Final = ("method", "host", "path")
 
 _numbers = itertools.count(1)
@@ -41,6 +42,8 @@ class Sandbox:
     policy: Policy
     credentials: CredentialMap
     client_tls: ClientSide
+    client_tls_http1: ClientSide
+    """The same for clients that are not offered HTTP/2."""
     host_tls: HostSide
     write: Callable[[AuditEvent], None]
     """Keeps an event for good; raises ``OSError`` when it cannot."""
@@ -51,6 +54,8 @@ class Sandbox:
     placeholders: Placeholders = field(default_factory=Placeholders)
     usage: dict[str, Usage] = field(default_factory=dict)
     """How much of each rule, by its name, was used."""
+    _harmless: set[str] = field(default_factory=set)
+    """Hosts and methods that have no secret in them."""
     questions: Questions = field(default_factory=lambda: Questions(lambda _: None))
     """What waits for a person's answer."""
     on_names: Callable[[NameTable], None] = lambda _: None
@@ -73,7 +78,12 @@ class Sandbox:
     def record(self, action: Action, road: Road, **facts: Any) -> None:
         """Write an audit event of this moment. What a client chose of it may have a secret in it."""
         if self.scrubber is not None:
-            facts |= {name: self.scrubber.text(facts[name]) for name in _CHOSEN if facts.get(name)}
+            for name in _CHOSEN:
+                text = facts.get(name)
+                if text and text not in self._harmless:
+                    facts[name] = clean = self.scrubber.text(text)
+                    if name != "path" and clean == text and len(self._harmless) < _REMEMBERED:
+                        self._harmless.add(text)
         moment = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
         self.write(
             AuditEvent(time.monotonic_ns(), moment.replace("+00:00", "Z"), self.id, action, road, **facts)

@@ -20,8 +20,7 @@ from nsharness.policy.proof import Proof, ProofError, Upstream, prove
 from nsharness.policy.request import RequestView
 from nsharness_proxy import refusal
 from nsharness_proxy.bodies import SECRET_IN_REQUEST, STRAY_PLACEHOLDER
-from nsharness_proxy.door import denied_by_policy
-from nsharness_proxy.refusal import Refused
+from nsharness_proxy.refusal import Refused, denied_by_policy
 from nsharness_proxy.sandbox import Sandbox
 
 
@@ -56,6 +55,8 @@ def prepare(
         kept = outgoing(fields, allow, websocket=websocket, placeholders=placeholders.usable(allow.rule))
     except HeaderError as error:
         return refusal.malformed(str(error))
+    if placeholders.detector is None:
+        return _count(sandbox, allow) or Prepared(kept, allow.inject)
     neutral, used = placeholders.used(kept, allow.rule)
     if sandbox.policy.stray_placeholders == "block":
         lines = (seen.target.encode("utf-8", "surrogateescape"), *(name + b": " + v for name, v in neutral))

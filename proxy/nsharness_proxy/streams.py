@@ -38,6 +38,7 @@ from nsharness.policy.headers import HeaderError
 from nsharness.policy.http2 import request_head
 from nsharness_proxy import codec, refusal
 from nsharness_proxy.codec import MAX_STREAMS, WINDOW
+from nsharness_proxy.pages import response
 from nsharness_proxy.secured import Farewell
 
 MAX_HELD: Final = 64 * 1024
@@ -193,7 +194,7 @@ class ClientStreams(HttpConnection):
         except HeaderError as error:
             self._malformed()
             self._spend(_RESET_COST)
-            self._answer(stream_id, refusal.malformed(str(error)).response())
+            self._answer(stream_id, response(refusal.malformed(str(error))))
             return
         request = http.Request(
             host="",
@@ -270,7 +271,7 @@ class ClientStreams(HttpConnection):
         else:
             upstream = refusal.upstream_failure(refusal.upstream_reason(event.message))
             refused = refusal.malformed("") if status < 500 else upstream
-            self._answer(event.stream_id, refused.response())
+            self._answer(event.stream_id, response(refused))
         yield DropStream(event.stream_id)
         yield Gone(event.stream_id)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ from cryptography import x509
 from OpenSSL import SSL, crypto
 
 from nsharness.policy.hosts import is_ip
-from nsharness_proxy import codec
 from nsharness_proxy.ca import CertificateAuthority
 from nsharness_proxy.shown import Kept, Shown
 
 # Clients may speak HTTP/2, hosts are asked for HTTP/1.1: what a request becomes does not depend on what its
 # host would have liked. See ``layers``.
 PROTOCOL = b"http/1.1"
+HTTP2 = b"h2"
 
 TRUST_STORES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Arch, Gentoo, Alpine
@@ -40,8 +41,12 @@ _CONTEXTS = 256
 class ClientSide:
     """The server's half of TLS with clients: one context for each host, made when first needed."""
 
-    def __init__(self, authority: CertificateAuthority) -> None:
+    def __init__(
+        self, authority: CertificateAuthority, protocols: Sequence[bytes] = (HTTP2, PROTOCOL)
+    ) -> None:
+        """``protocols`` are those that clients may speak, the preferred one first."""
         self._authority = authority
+        self._select = _selector(tuple(protocols))
         self._contexts: OrderedDict[str, SSL.Context] = OrderedDict()
 
     def connection(self, host: str) -> SSL.Connection:
@@ -64,7 +69,7 @@ class ClientSide:
         context.set_session_id(host.encode("ascii")[:32])
         context.use_certificate(leaf.certificate)
         context.use_privatekey(leaf.key)
-        context.set_alpn_select_callback(_select_protocol)
+        context.set_alpn_select_callback(self._select)
         return context
 
 
@@ -141,9 +146,10 @@ def _expect_host(connection: SSL.Connection, host: str) -> None:
     check(lib.X509_VERIFY_PARAM_set1_host(parameters, name, len(name)) == 1)
 
 
-def _select_protocol(connection: SSL.Connection, offered: list[bytes]) -> Any:
-    """HTTP/2 where the client has it (RFC 7301 section 3.2: the server chooses)."""
-    for protocol in (codec.PROTOCOL, PROTOCOL):
-        if protocol in offered:
-            return protocol
-    return SSL.NO_OVERLAPPING_PROTOCOLS
+def _selector(protocols: tuple[bytes, ...]) -> Callable[[SSL.Connection, list[bytes]], Any]:
+    """The first of ``protocols`` that the client has (RFC 7301 section 3.2: the server chooses)."""
+
+    def select(connection: SSL.Connection, offered: list[bytes]) -> Any:
+        return next((each for each in protocols if each in offered), SSL.NO_OVERLAPPING_PROTOCOLS)
+
+    return select

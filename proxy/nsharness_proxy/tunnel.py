@@ -7,34 +7,20 @@ does not read holds up what goes to it, and nothing else.
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from mitmproxy.connection import Connection, ConnectionState, Server
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
-from mitmproxy.proxy.layers.tls import get_client_hello
-from mitmproxy.tls import ClientHello
 
 from nsharness.audit.event import Road
 from nsharness.policy.authority import Authority
-from nsharness.policy.hosts import HostError, canonical_host
+from nsharness_proxy.hello import ALERT, NOT_TLS, HelloError, server_name
 from nsharness_proxy.refusal import upstream_reason
 from nsharness_proxy.sandbox import Sandbox, next_number
-
-MAX_HELLO: Final = 16 * 1024
-"""Bytes of a first message at most: with post-quantum keys they are 2 KiB long."""
-
-NOT_TLS: Final = "not-tls"
-
-_HELLO_BYTE: Final = 5
-_CLIENT_HELLO: Final = 1
-_SERVER_NAME: Final = 0
-# A fatal alert, unrecognized_name (RFC 8446 section 6): clients say so instead of "connection closed".
-_ALERT: Final = b"\x15\x03\x03\x00\x02\x02\x70"
 
 Commands = layer.CommandGenerator[None]
 
@@ -47,44 +33,6 @@ class EndOfStreamHook(commands.StartHook):  # type: ignore[no-untyped-call]
     connection: Connection
     name: ClassVar[str] = "end_of_stream"
     blocking = False
-
-
-class HelloError(ValueError):
-    """A first message that names no host, or cannot be read; the text is a reason for the audit log."""
-
-
-def server_name(data: bytes) -> str | None:
-    """The canonical host that a TLS client asks for (RFC 6066 section 3), None while its first message is
-    incomplete. ``HelloError`` unless it is a ClientHello with exactly one name."""
-    if len(data) > _HELLO_BYTE and data[_HELLO_BYTE] != _CLIENT_HELLO:
-        raise HelloError(NOT_TLS)
-    try:
-        message = get_client_hello(data)
-        if message is None:
-            if len(data) > MAX_HELLO:
-                raise HelloError(NOT_TLS)
-            return None
-        extensions = ClientHello(message[4:]).extensions
-    except (ValueError, EOFError, struct.error):
-        raise HelloError(NOT_TLS) from None
-    named = [body for kind, body in extensions if kind == _SERVER_NAME]
-    if not named:
-        raise HelloError("sni-missing")
-    return _only_name(named)
-
-
-def _only_name(bodies: list[bytes]) -> str:
-    """Whoever finds two names may take the other: there is one extension with one name and nothing else."""
-    (body, *more) = bodies
-    if more or len(body) < 5:
-        raise HelloError("sni-malformed")
-    length, kind, name_length = struct.unpack_from("!HBH", body)
-    if kind != 0 or length != len(body) - 2 or name_length != len(body) - 5:
-        raise HelloError("sni-malformed")
-    try:
-        return canonical_host(body[5:].decode("ascii"))
-    except (HostError, UnicodeDecodeError):
-        raise HelloError("sni-malformed") from None
 
 
 class Tunnel(layer.Layer):
@@ -133,7 +81,7 @@ class Tunnel(layer.Layer):
             except HelloError as error:
                 self._record("deny", reason=str(error))
                 if str(error) != NOT_TLS:
-                    yield commands.SendData(self.context.client, _ALERT)
+                    yield commands.SendData(self.context.client, ALERT)
                 yield from self._close()
                 return
             yield from self._open()

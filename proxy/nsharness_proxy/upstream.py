@@ -30,6 +30,19 @@ class UpstreamError(Exception):
 
 
 async def connect(policy: Policy, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """``dial``, as streams."""
+    sock = await dial(policy, host, port)
+    try:
+        return await asyncio.open_connection(sock=sock)
+    except OSError:
+        sock.close()
+        raise UpstreamError("upstream-unreachable") from None
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def dial(policy: Policy, host: str, port: int) -> socket.socket:
     """Connect to a canonical host that policy allows: where the profile maps it to, or to a public
     address of its own. ``UpstreamError`` says why not."""
     mapped = policy.upstream(host, port)
@@ -85,7 +98,7 @@ def is_own(address: Address) -> bool:
         return bool(probe.getsockname()[0] == address[0])
 
 
-async def _open(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _open(address: Address) -> socket.socket:
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     # The protocol is named because asyncio switches off Nagle's algorithm only for sockets that name it.
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
@@ -93,7 +106,7 @@ async def _open(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamW
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         async with asyncio.timeout(CONNECT_SECONDS):
             await asyncio.get_running_loop().sock_connect(sock, address)
-        return await asyncio.open_connection(sock=sock)
+        return sock
     except BaseException:
         sock.close()
         raise

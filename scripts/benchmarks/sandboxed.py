@@ -17,8 +17,11 @@ from nsharness.supervisor.session import Session
 
 
 @contextmanager
-def running(folder: Path, port: int = 9) -> Iterator[NamespaceSandbox]:
-    """``bench.example`` is mapped to ``port``; requests for it get an Authorization header."""
+def running(
+    folder: Path, port: int = 9, *, engine: str = "fast", tls_port: int = 9, authority: str = ""
+) -> Iterator[NamespaceSandbox]:
+    """``bench.example`` is mapped to ``port``, and to ``tls_port`` with TLS; requests for it get an
+    Authorization header. ``authority`` is a file with what its certificate is verified by."""
     os.environ["XDG_STATE_HOME"], os.environ["XDG_DATA_HOME"] = str(folder / "state"), str(folder / "data")
     identity = current()
     store = SecretStore.default(identity.home, os.environ)
@@ -26,7 +29,12 @@ def running(folder: Path, port: int = 9) -> Iterator[NamespaceSandbox]:
     profile = Profile.model_validate(
         {
             "name": "bench",
-            "upstreams": {"bench.example:80": f"127.0.0.1:{port}"},
+            "upstreams": {
+                "bench.example:80": f"127.0.0.1:{port}",
+                "bench.example:443": f"127.0.0.1:{tls_port}",
+            },
+            "proxy": {"engine": engine},
+            **({"upstream_ca": authority} if authority else {}),
             "sandbox_proxy_rules": [
                 {
                     "name": "bench",
@@ -44,3 +52,9 @@ def running(folder: Path, port: int = 9) -> Iterator[NamespaceSandbox]:
     ):
         proxy.wait_ready()
         yield sandbox
+
+
+def memory(sandbox: NamespaceSandbox) -> float:
+    """Resident megabytes of its proxy."""
+    status = Path(f"/proc/{sandbox._proxy.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024

@@ -12,7 +12,7 @@ from tests.contract.engine import Engine, Served
 from tests.contract.roads import ROADS, Road
 from tests.contract.world import World, world
 
-ENGINES: dict[str, Engine] = {"embedded": Embedded()}
+ENGINES: dict[str, Engine] = {"mitmproxy": Embedded("mitmproxy"), "fast": Embedded("fast")}
 
 
 @pytest.fixture(scope="session")
@@ -39,10 +39,11 @@ def sandbox(engine: Engine, hosts: World, folder: Path) -> Iterator[Served]:
 
 
 @pytest.fixture
-def served(sandbox: Served, hosts: World) -> Served:
+def served(sandbox: Served, hosts: World) -> Iterator[Served]:
     """The sandbox, before hosts that remember nothing."""
     hosts.forget()
-    return sandbox
+    yield sandbox
+    hosts.hang_up()
 
 
 @pytest.fixture(params=ROADS, ids=lambda road: road.name)

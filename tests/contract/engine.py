@@ -20,7 +20,7 @@ from nsharness.credentials.map import CredentialMap
 from nsharness.policy.model import Policy
 from tests.proxy.dnsclient import Reply
 
-Entrance = Literal["explicit", "http", "https"]
+Entrance = Literal["explicit", "http", "https", "mtls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ class Served(Protocol):
     """One sandbox that is served: what its workload can do, and what is recorded of it."""
 
     def dial(self, entrance: Entrance, host: str = "") -> socket.socket:
-        """A connection from inside: to the proxy, or to port 80 or 443 of the address of ``host``: a name
+        """A connection from inside: to the proxy (``mtls``: to the listener at 10.127.0.1:3129 that wants a
+        certificate), or to port 80 or 443 of the address of ``host``: a name
         that has one, or an address itself. ``OSError`` if there is none."""
 
     def resolve(self, name: str, kind: int) -> Reply:
@@ -47,6 +48,9 @@ class Served(Protocol):
 
     def trust(self) -> ssl.SSLContext:
         """TLS settings of a client that trusts the sandbox's authority and no other."""
+
+    def certificate(self) -> tuple[str, str]:
+        """The certificate by which a sandbox whose ``proxy_auth`` is mtls identifies itself, and its key."""
 
     def audit(self) -> list[dict[str, Any]]:
         """The lines of its audit log."""

@@ -61,6 +61,9 @@ class NaiveSandbox:
         context.verify_mode = ssl.CERT_NONE
         return context
 
+    def certificate(self) -> tuple[str, str]:
+        raise NotImplementedError
+
     def audit(self) -> list[dict[str, Any]]:
         return []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import ssl
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,50 @@ def test_rule_9_the_listener_is_the_identity_or_a_bearer_is(
             assert read_to_end(client) == b""
         assert ask(served, FORWARD, "no.local", "/", given).status == 403
         assert b"Proxy-Auth" not in hosts.received(OTHER)
+
+
+def test_rule_9_a_certificate_is_the_identity_at_a_listener_of_its_own(
+    engine: Engine, hosts: World, folder: Path, tmp_path: Path
+) -> None:
+    """That of one sandbox is nothing to the other, and where it is wanted nothing else is served."""
+    more = policy(
+        rule("other", OTHER, inspect=True),
+        upstreams={f"{OTHER}:80": hosts.plain[OTHER].port},
+        proxy_auth="mtls",
+    )
+    setup = dataclasses.replace(hosts.setup(), policy=more)
+    request = f"GET http://{OTHER}/ HTTP/1.1\r\nHost: {OTHER}\r\n\r\n".encode()
+
+    def answered(served: Served, certificate: tuple[str, str] | None) -> bytes:
+        context = served.trust()
+        if certificate is not None:
+            (tmp_path / "own.pem").write_text("".join(certificate))
+            context.load_cert_chain(tmp_path / "own.pem")
+        try:
+            with (
+                served.dial("mtls") as client,
+                context.wrap_socket(client, server_hostname="10.127.0.1") as secured,
+            ):
+                secured.sendall(request)
+                return secured.recv(12)
+        except (ssl.SSLError, ConnectionError):
+            return b""
+
+    with engine.serve("one", setup, folder) as one, engine.serve("two", setup, folder) as two:
+        assert answered(one, one.certificate()) == b"HTTP/1.1 200"
+        assert answered(two, two.certificate()) == b"HTTP/1.1 200"
+        hosts.forget()
+        assert answered(one, two.certificate()) == b""
+        assert answered(one, None) == b""
+        assert one.trust().get_ca_certs() != two.trust().get_ca_certs()
+        with pytest.raises(OSError):  # noqa: PT011 - where a certificate is wanted, the other listener is closed
+            one.dial("explicit").close()
+        with one.dial("http", OTHER) as client:
+            client.sendall(f"GET / HTTP/1.1\r\nHost: {OTHER}\r\n\r\n".encode())
+            assert read_to_end(client) == b""
+        assert hosts.received(OTHER) == b""
+        refused = {line["reason"] for line in one.audit() if line["action"] == "deny"}
+        assert {"client-certificate-refused", "transparent-closed"} <= refused
 
 
 def test_rule_12_a_changed_policy_is_taken_whole_or_not_at_all(served: Served, hosts: World) -> None:

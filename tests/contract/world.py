@@ -46,6 +46,11 @@ class World:
             host.requests.clear()
             host.received.clear()
 
+    def hang_up(self) -> None:
+        """End all connections: an engine may keep them for the next request, and a test leaves none."""
+        for host in self.hosts():
+            host.hang_up()
+
     def requests(self, name: str) -> list[Request]:
         """What a host was asked, over TLS or without."""
         return [request for host in self._named(name) for request in host.requests]

@@ -27,7 +27,7 @@ if os.geteuid() == 0:
     os.unshare(os.CLONE_NEWNET)
 else:
     userns.enter_new(os.CLONE_NEWNET)
-made = gateway.create()
+made = gateway.create(int(sys.argv[2]))
 fds.send(control, {}, made.listeners)
 os.setns(made.sandbox_netns, os.CLONE_NEWNET)
 made.close()
@@ -43,8 +43,9 @@ while True:
 class Gateway:
     """A context manager; ``sandbox`` has the gateway's listeners."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, proxy_port: int = 3128) -> None:
         self._name = name
+        self._proxy_port = proxy_port
         self._folder = folder
         self._asking = threading.Lock()
 
@@ -53,7 +54,7 @@ class Gateway:
         with theirs:
             root = Path(__file__).resolve().parents[2]
             self._helper = subprocess.Popen(
-                [sys.executable, "-c", _HELPER, str(theirs.fileno())],
+                [sys.executable, "-c", _HELPER, str(theirs.fileno()), str(self._proxy_port)],
                 pass_fds=(theirs.fileno(),),
                 env={**os.environ, "PYTHONPATH": str(root)},
             )

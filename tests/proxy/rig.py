@@ -64,7 +64,12 @@ def rule(
 def policy(*rules: Rule, upstreams: Mapping[str, int] | None = None, **more: Any) -> Policy:
     """A policy whose upstreams are mapped to loopback ports."""
     mapped = {authority: ("127.0.0.1", port) for authority, port in (upstreams or {}).items()}
-    return Policy("test", rules, mapped, **more)
+    return Policy("test", rules, mapped, **{"engine": engine(), **more})
+
+
+def engine() -> Any:
+    """The engine that tests are about: see ``--engine``."""
+    return os.environ.get("NSHARNESS_TEST_ENGINE", "fast")
 
 
 def credential_map(values: Mapping[str, Mapping[str, str]]) -> CredentialMap:
@@ -288,6 +293,8 @@ class Proxy:
             with self._changed:
                 if message is None:
                     self._ended = True
+                elif message["event"] == "audits":
+                    self.events += [{"event": "audit", **line} for line in message["lines"]]
                 else:
                     self.events.append(message)
                 self._changed.notify_all()

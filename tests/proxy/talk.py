@@ -58,8 +58,10 @@ class Stage:
     ``docs.test`` has a credential, and rules for methods and paths; ``open.test`` has neither.
     """
 
-    def __init__(self, proxy: Proxy, folder: Path, token: str) -> None:
+    def __init__(self, proxy: Proxy, folder: Path, token: str, engine: str | None = None) -> None:
+        """``engine`` is what moves the bytes, instead of what all tests are about."""
         self.token = token
+        self._engine = {} if engine is None else {"engine": engine}
         self.recorder = Recorder()
         self._proxy = proxy
         self.sandbox = Sandbox.on_loopback(f"stage-{folder.name}", folder)
@@ -74,6 +76,7 @@ class Stage:
             rule("docs", HOST, DIALLED, headers=header, methods=METHODS, paths=["/ok/**"]),
             rule("open", OPEN),
             upstreams={f"{name}:80": self.recorder.port for name in (HOST, DIALLED, OPEN)},
+            **self._engine,
         )
         descriptor = fds.memfd("map", values.to_bytes())
         try:

@@ -194,6 +194,9 @@ def _answers() -> Iterator[tuple[str, list[bytes]]]:
     yield "closed-in-the-trailers", [CHUNKED + b"4\r\nabcd\r\n0\r\nX-A: b\r\n", CLOSE]
 
 
+ANSWERS = tuple(_answers())
+
+
 @pytest.fixture(scope="module")
 def shared_stage(
     running_proxy: Proxy, token: str, tmp_path_factory: pytest.TempPathFactory
@@ -209,7 +212,7 @@ def stage(shared_stage: Stage) -> Iterator[Stage]:
 
 
 def _parameters() -> Iterator[object]:
-    for name, pieces in _answers():
+    for name, pieces in ANSWERS:
         for kind in ("GET", "GET-same-host", "HEAD"):
             method, _, following = kind.partition("-")
             marks = [pytest.mark.exhaustive] if following else [pytest.mark.slow] if method == "HEAD" else []

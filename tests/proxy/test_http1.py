@@ -113,13 +113,28 @@ def test_no_status_line(line: bytes) -> None:
 
 
 def test_what_is_kept_of_a_head() -> None:
-    assert read(GET + b"\r\nrest") == http1.Head(len(GET) + 2, False, method=b"GET")
-    assert read(GET + b"Connection: a, CLOSE\r\n\r\n") == http1.Head(len(GET) + 24, True, method=b"GET")
-    for line in (b"HTTP/1.1 204", b"HTTP/1.1 204 ", b"HTTP/1.1 204 No \xc3\xa4"):
-        assert read(line + b"\r\n\r\n", answer=True) == http1.Head(len(line) + 4, False, status=204)
-    assert read(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\n", answer=True) == http1.Head(
-        43, True, status=200
+    host = (b"Host", b"docs.test")
+    target = b"http://docs.test/ok"
+    assert read(GET + b"\r\nrest") == http1.Head(
+        len(GET) + 2, False, b"HTTP/1.1", [host], None, False, b"GET", target
     )
+    closing = read(GET + b"Connection: a, CLOSE\r\nContent-Length: 70\r\n\r\n")
+    assert isinstance(closing, http1.Head)
+    assert (closing.closes, closing.length, closing.chunked, closing.has_body) == (True, 70, False, True)
+    empty = read(GET + b"content-length: 0\r\n\r\n")
+    assert isinstance(empty, http1.Head)
+    assert (empty.length, empty.has_body) == (0, False)
+    chunked = read(GET + b"Transfer-Encoding:\tCHUNKED \r\n\r\n")
+    assert isinstance(chunked, http1.Head)
+    assert (chunked.length, chunked.chunked, chunked.has_body) == (None, True, True)
+    for line, reason in ((b"", b""), (b" ", b""), (b" No \xc3\xa4", b"No \xc3\xa4")):
+        line = b"HTTP/1.1 204" + line
+        assert read(line + b"\r\n\r\n", answer=True) == http1.Head(
+            len(line) + 4, False, b"HTTP/1.1", [], None, False, status=204, reason=reason
+        )
+    old = read(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\n", answer=True)
+    assert isinstance(old, http1.Head)
+    assert (old.size, old.closes, old.status) == (43, True, 200)
 
 
 # --- chunks -----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from h2.errors import ErrorCodes
 
 from nsharness_proxy import codec
 from tests.proxy.h2client import Http2, get, through_tunnel
-from tests.proxy.rig import DEADLINE, Proxy, Sandbox, policy, rule
+from tests.proxy.rig import DEADLINE, Proxy, Sandbox, policy, rule, tunnel
 from tests.proxy.tlshost import Authority
 from tests.proxy.upstreams import Request, Upstream, ok
 from tests.support import waiting
@@ -84,8 +84,22 @@ def _answers(request: Request, host: Host) -> Iterator[bytes]:
 
 @pytest.fixture
 def client(proxy: Proxy, sandbox: Sandbox, host: Host) -> Iterator[Http2]:
-    with through_tunnel(proxy, sandbox, f"{HOST}:443", protocols=("h2", "http/1.1")) as made:
+    """Speaks nothing else."""
+    with through_tunnel(proxy, sandbox, f"{HOST}:443") as made:
         yield made
+
+
+@pytest.mark.parametrize(("engine", "spoken"), [("mitmproxy", "h2"), ("fast", "http/1.1")])
+def test_who_speaks_both_is_offered_what_the_engine_speaks(
+    proxy: Proxy, sandbox: Sandbox, engine: str, spoken: str
+) -> None:
+    proxy.attach(sandbox, policy(rule("secure", HOST, headers=["Authorization"]), engine=engine))
+    context = proxy.trust()
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    with sandbox.connect() as client:
+        assert tunnel(client, f"{HOST}:443").status == 200
+        with context.wrap_socket(client, server_hostname=HOST) as secured:
+            assert secured.selected_alpn_protocol() == spoken
 
 
 def test_every_stream_is_decided_by_itself(

@@ -17,7 +17,7 @@ REQUEST = b"GET http://open.local/ HTTP/1.1\r\nHost: open.local\r\n"
 
 @pytest.fixture(scope="module")
 def impatient() -> Iterator[Proxy]:
-    changed = f"from nsharness_proxy import connection\nconnection.HEAD_SECONDS = {SECONDS}"
+    changed = f"from nsharness_proxy import patience\npatience.HEAD_SECONDS = {SECONDS}"
     with Proxy(credential_map({}), changed=changed) as process:
         process.event("ready")
         yield process

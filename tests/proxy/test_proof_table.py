@@ -109,6 +109,7 @@ def _check(bench: Bench, token: str, rows: list[Row]) -> None:
     injected = sum(outcome == "inject" for outcome in expected.values())
     received = dict.fromkeys((RIGHT, OTHER), b"")
     for (which, _), host in bench.hosts.items():
+        host.hang_up()
         received[which] += bytes(host.received)
     assert received[RIGHT].count(token.encode()) == injected
     assert token.encode() not in received[OTHER]

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,9 +144,11 @@ def test_the_environment_it_was_started_with_means_nothing(tmp_path: Path, sandb
 def test_it_opens_no_file_and_no_listener_of_its_own(
     proxy: Proxy, sandbox: Sandbox, upstream: Upstream
 ) -> None:
-    """K21: everything it has open is what it was given, its control socket and its event loop."""
+    """K21: everything it has open is what it was given, its control socket, its event loop, and the folders
+    of its modules."""
     rules = policy(rule("open", "open.local"), upstreams={"open.local:80": upstream.port})
     proxy.attach(sandbox, rules)
+    before = len(opened(proxy))
     assert sandbox.get("http://open.local/").status == 200
     given = {os.fstat(sock.fileno()).st_ino for sock in sandbox.sockets}
     table = (
@@ -158,8 +161,10 @@ def test_it_opens_no_file_and_no_listener_of_its_own(
     assert {inode for inode in own if inode in listening} <= given
     regular = [target for target, status in opened(proxy) if stat.S_ISREG(status.st_mode)]
     assert regular == [str(sandbox.audit)]
-    # Connections end with their requests.
-    waiting.eventually(lambda: len(opened(proxy)) < 20)
+    folders = {target for target, status in opened(proxy) if stat.S_ISDIR(status.st_mode)}
+    assert folders <= set(sys.path) | {str(Path(path).resolve()) for path in sys.path}
+    # Connections end with their requests; one to the host may wait for the next.
+    waiting.eventually(lambda: len(opened(proxy)) <= before + 1)
 
 
 def test_an_exception_is_told_by_its_type_and_place_alone() -> None:

@@ -13,11 +13,12 @@ from nsharness.credentials.secret import Secret
 from nsharness.policy.model import Policy
 from nsharness_proxy import probe
 from nsharness_proxy.ca import CertificateAuthority
-from nsharness_proxy.engine import engine_options
-from nsharness_proxy.guard import Guard
+from nsharness_proxy.judge import Judge
+from nsharness_proxy.mitm import Mitm
+from nsharness_proxy.refusal import Refused
 from nsharness_proxy.report import Report
 from nsharness_proxy.sandbox import Sandbox
-from nsharness_proxy.tls import ClientSide, HostSide
+from nsharness_proxy.tls import PROTOCOL, ClientSide, HostSide
 from tests.proxy.rig import DEADLINE, Proxy, credential_map, policy, rule
 from tests.proxy.rig import Sandbox as Served
 
@@ -31,36 +32,40 @@ def sandbox(rules: Policy, bearer: str | None = None) -> Sandbox:
         policy=rules,
         credentials=credential_map({}),
         client_tls=ClientSide(CertificateAuthority.create()),
+        client_tls_http1=ClientSide(CertificateAuthority.create(), (PROTOCOL,)),
         host_tls=HostSide(),
         write=write,
         bearer=None if bearer is None else Secret(bearer),
     )
 
 
-def see_denial(rules: Policy, bearer: str | None = None) -> list[dict[str, Any]]:
+def see_denial(engine: str, rules: Policy, bearer: str | None = None) -> list[dict[str, Any]]:
     reported: list[dict[str, Any]] = []
-    asyncio.run(probe.see_denial(sandbox(rules, bearer), engine_options(), Report(reported.append)))
+    report = Report(reported.append)
+    serve = probe.serve_mitm(Mitm(report)) if engine == "mitmproxy" else probe.serve_fast(report)
+    asyncio.run(probe.see_denial(sandbox(rules, bearer), serve))
     return reported
 
 
-def test_a_guard_that_refuses_is_seen_to() -> None:
-    assert not see_denial(policy(rule("wiki", "wiki.local")))
-    assert not see_denial(policy(proxy_auth="bearer"), "bearer-0123456789")
+@pytest.mark.parametrize("engine", ["mitmproxy", "fast"])
+def test_a_judge_that_refuses_is_seen_to(engine: str) -> None:
+    assert not see_denial(engine, policy(rule("wiki", "wiki.local")))
+    assert not see_denial(engine, policy(proxy_auth="bearer"), "bearer-0123456789")
 
 
 @pytest.mark.parametrize("fault", ["lets pass", "crashes", "is silent"])
-def test_a_guard_that_does_not_is_found_out(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    def broken(self: Guard, flow: Any) -> None:
+@pytest.mark.parametrize("engine", ["mitmproxy", "fast"])
+def test_a_judge_that_does_not_is_found_out(monkeypatch: pytest.MonkeyPatch, engine: str, fault: str) -> None:
+    def broken(self: Judge, asked: Any) -> Any:
         if fault == "lets pass":
             self.approved.add(("other.invalid", 80))
         elif fault == "crashes":
             raise RuntimeError
-        else:
-            flow.kill()
+        return Refused(403, "silent")
 
-    monkeypatch.setattr(Guard, "requestheaders", broken)
+    monkeypatch.setattr(Judge, "decide", broken)
     with pytest.raises(probe.ProbeError):
-        see_denial(policy())
+        see_denial(engine, policy())
 
 
 def test_nothing_of_it_is_in_the_log(proxy: Proxy, new_sandbox: Any) -> None:

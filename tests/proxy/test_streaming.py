@@ -103,13 +103,14 @@ def test_a_large_upload_takes_no_memory(proxy: Proxy, sandbox: Sandbox) -> None:
     assert proxy.audit("response", sandbox=sandbox.id)["sent"] == size
 
 
-def push(client: socket.socket, most: int) -> int:
-    """Send until the other side takes no more, for a while."""
+def push(client: socket.socket, most: int, data: bytes = bytes(MEGABYTE)) -> int:
+    """Send it again and again until the other side takes no more, for a while."""
     client.settimeout(0.5)
     sent = 0
     try:
         while sent < most:
-            sent += client.send(bytes(MEGABYTE))
+            client.sendall(data)
+            sent += len(data)
     except TimeoutError:
         pass
     return sent
@@ -144,6 +145,19 @@ def test_requests_behind_one_that_waits_are_not_collected(proxy: Proxy, sandbox:
             assert proxy.memory() - before < 16 * MEGABYTE
             answer_now.set()
             assert read_answer(client).status == 200
+
+
+def test_refusals_that_are_not_read_are_not_collected(proxy: Proxy, sandbox: Sandbox) -> None:
+    """Nor do requests that come all at once hold up those of others."""
+    proxy.attach(sandbox, policy())
+    before = proxy.memory()
+    with sandbox.connect() as client, sandbox.connect() as other:
+        flood = b"GET http://evil.local/ HTTP/1.1\r\nHost: evil.local\r\n\r\n" * 2000
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        assert push(client, 20 * MEGABYTE, flood) < 10 * MEGABYTE
+        other.sendall(b"GET http://evil.local/ HTTP/1.1\r\nHost: evil.local\r\n\r\n")
+        assert read_answer(other).status == 403
+        assert proxy.memory() - before < 8 * MEGABYTE
 
 
 def test_a_client_that_does_not_read_makes_its_host_wait_and_nobody_else(

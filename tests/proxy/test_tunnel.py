@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nsharness.policy.model import Policy
-from nsharness_proxy.tunnel import MAX_HELLO, HelloError, server_name
+from nsharness_proxy.hello import MAX_HELLO, HelloError, server_name
 from tests.proxy import dnsclient
 from tests.proxy.netns import Gateway
 from tests.proxy.rig import DEADLINE, Proxy, Sandbox, policy, read_answer, read_to_end, rule, tunnel
@@ -108,7 +108,7 @@ class TestServerName:
             (raw_hello(names(b"open.local", b"evil.local")), "sni-malformed"),
             (raw_hello(names(b"open.local"), names(b"evil.local")), "sni-malformed"),
             (raw_hello(names(b"open.local", kind=1)), "sni-malformed"),
-            (raw_hello((0, names(b"open.local")[1] + b"x")), "not-tls"),
+            (raw_hello((0, names(b"open.local")[1] + b"x")), "sni-malformed"),
             (raw_hello(names(b"open\0.local")), "sni-malformed"),
             (raw_hello(names(b"\xff.local")), "sni-malformed"),
             (raw_hello(names(b"user@open.local")), "sni-malformed"),

@@ -72,12 +72,18 @@ class Upstream:
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join(DEADLINE)
+        self.hang_up()
+        self._listener.close()
+
+    def hang_up(self) -> None:
+        """End every connection: the proxy may keep some for what comes next."""
         for connection in tuple(self._open):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
+        for thread in self._threads[1:]:
             thread.join(DEADLINE)
-        self._listener.close()
+        del self._threads[1:]
 
     def _accept(self) -> None:
         while True:
@@ -87,8 +93,8 @@ class Upstream:
                 return
             self.accepted += 1
             thread = threading.Thread(target=self._serve, args=(connection, self.accepted), daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
     def _serve(self, connection: socket.socket, number: int) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -217,6 +217,29 @@ def test_a_profile_in_the_workspace_counts_once_it_is_trusted(program: Program, 
     assert program(*ask, cwd=folder).returncode == 125
 
 
+@pytest.mark.slow
+def test_a_profile_in_the_workspace_takes_away_from_ones_own(program: Program, short_tmp: Path) -> None:
+    """Nobody has trusted it, and it need not be trusted for that."""
+    folder = short_tmp / "work"
+    folder.mkdir()
+    short_tmp.chmod(0o755)
+    program.environment["XDG_CONFIG_HOME"] = str(short_tmp / "config")
+    own = short_tmp / "config" / "nsharness" / "user.toml"
+    own.parent.mkdir(parents=True)
+    rule = '[[sandbox_proxy_rules]]\nname = "a"\nhosts = ["a.test", "b.test"]\n'
+    own.write_text(f'[env]\nGREETING = "hello"\n{rule}')
+    ask = ["exec", "--", "sh", "-c", "echo $GREETING; getent hosts a.test b.test | wc -l"]
+    assert program(*ask, cwd=folder).stdout == "hello\n2\n"
+    (folder / "nsharness.toml").write_text('[[only]]\nhosts = ["b.test"]\n')
+    assert program(*ask, cwd=folder).stdout == "hello\n1\n"
+    (folder / "nsharness.toml").write_text('[[sandbox_proxy_rules]]\nname = "x"\nhosts = ["evil.test"]\n')
+    assert program(*ask, cwd=folder).stdout == "hello\n0\n"
+    (folder / "nsharness.toml").write_text('upstreams = { "a.test:443" = "127.0.0.1:1" }\n')
+    refused = program(*ask, cwd=folder)
+    assert (refused.returncode, refused.stdout) == (125, "")
+    assert "upstreams.a.test:443: your own profile does not map it so" in refused.stderr
+
+
 # --- at a terminal ----------------------------------------------------------------------------------------
 
 

@@ -156,3 +156,41 @@ def test_the_demo_is_there_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "rule wiki allows wiki.local\n" in text
     assert "upstream wiki.local:80: a service of the run" in text
+
+
+def test_where_a_rule_is_from_and_what_a_preset_adds(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "base.toml").write_text('[[sandbox_proxy_rules]]\nname = "base"\nhosts = ["base.example"]\n')
+    (folder / "near.toml").write_text('extends = "./base.toml"\n')
+    assert main(["check", "near.toml", "--preset", "claude-code"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    base = f"rule base allows base.example (tunnel: not looked into) ({folder / 'base.toml'})"
+    assert base in lines
+    assert any("api.anthropic.com" in line for line in lines)
+    assert main(["why", "GET", "https://api.anthropic.com/v1/models", "--preset", "claude-code"]) == 0
+    assert main(["why", "GET", "https://base.example/", "--profile", "near.toml"]) == 0
+    assert main(["plan", "--profile", "near.toml", "--preset", "claude-code", "--json"]) == 0
+    assert "ANTHROPIC_API_KEY" in capsys.readouterr().out
+
+
+def test_a_projects_profile_is_shown_as_what_it_leaves_of_ones_own(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    own = tmp_path / "config" / "nsharness" / "user.toml"
+    own.parent.mkdir(parents=True)
+    own.write_text('[[sandbox_proxy_rules]]\nname = "mine"\nhosts = ["a.example", "b.example"]\n')
+    (folder / "nsharness.toml").write_text(
+        'name = "project"\n[[only]]\nhosts = ["b.example"]\nmethods = ["GET"]\n'
+    )
+    assert main(["check"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"profile project ({own}, of which nsharness.toml takes away): valid"
+    assert "only b.example is left of that: GET" in lines
+    assert main(["why", "GET", "https://b.example/"]) == 0
+    assert main(["why", "GET", "https://a.example/"]) == 1
+    assert "outside-only" in capsys.readouterr().out
+    (folder / "nsharness.toml").unlink()
+    assert main(["check"]) == 0
+    assert f"profile user ({own}): valid" in capsys.readouterr().out

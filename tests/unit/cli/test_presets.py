@@ -9,7 +9,7 @@ import pytest
 
 from nsharness.cli import presets
 from nsharness.linux.identity import current
-from nsharness.policy.load import digest_of, load_profile, load_with_digest
+from nsharness.policy.load import digest_of, load, load_profile
 from nsharness.presets.catalogue import names
 from nsharness.supervisor.trust import TrustStore
 from tests.support.program import Program
@@ -74,7 +74,7 @@ def test_what_somebody_put_in_its_place_is_not_trusted(folder: Path, monkeypatch
     monkeypatch.setattr(presets, "_write", writing)
     (folder / "nsharness.toml").unlink()
     assert presets.init(argparse.Namespace(preset=[])) == 0
-    assert ours.is_trusted(folder / "nsharness.toml", load_with_digest(folder / "nsharness.toml")[1])
+    assert ours.is_trusted(folder / "nsharness.toml", load(folder / "nsharness.toml").digest)
 
 
 @pytest.mark.parametrize("command", [["init"], ["exec"]])

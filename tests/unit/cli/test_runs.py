@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import os
 import socket
 from pathlib import Path
 
@@ -54,12 +54,8 @@ def test_a_run_that_has_ended_is_shown_on_request_only(capsys: pytest.CaptureFix
 
 def test_a_socket_without_a_listener_is_a_run_that_has_ended(capsys: pytest.CaptureFixture[str]) -> None:
     run = ended()
-    os.chdir(run.path)
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left:
-            left.bind("control")
-    finally:
-        os.chdir("/")
+    with contextlib.chdir(run.path), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left:
+        left.bind("control")
     show(json=True, all=True)
     assert json.loads(capsys.readouterr().out)[0]["state"] == "ended"
 

@@ -49,7 +49,8 @@ def test_a_head_that_is_taken_is_one_head_in_http1(
         return
     assert isinstance(request, h11.Request)
     assert (request.method, request.target) == (method, path)
-    assert list(request.headers) == [(b"host", b"a.local"), *kept]
+    # Two cookies that are both empty are joined to one that ends in a space, which is not part of it.
+    assert list(request.headers) == [(b"host", b"a.local"), *((n, v.rstrip(b" ")) for n, v in kept)]
     chunked = (b"transfer-encoding", b"chunked") in kept
     assert chunked == (not ended and not any(name == b"content-length" for name, _ in kept))
 

@@ -24,7 +24,9 @@ CONFINED = {
         "nsharness.policy.schema",
         "nsharness.agent",
     ],
-    "pydantic_ai": ["nsharness.agent"],
+    "pydantic_ai": ["nsharness.agent", "nsharness.tools.toolset"],
+    "mcp": ["nsharness.tools.serving", "nsharness.tools.stdio"],
+    "anyio": ["nsharness.tools.serving", "nsharness.tools.stdio"],
     "starlette": ["nsharness_mocks"],
     "uvicorn": ["nsharness_mocks"],
     "openai": [],
@@ -46,7 +48,8 @@ LAYERS = {
     "sandbox": ["errors", "linux", "plan"],
     "supervisor": ["errors", "linux", "policy", "credentials", "plan", "audit", "overlay"],
     "presets": ["errors", "policy"],
-    "agent": ["errors", "policy"],
+    "tools": ["errors"],
+    "agent": ["errors", "policy", "tools"],
     "stages": ["errors", "policy", "agent"],
     "cli": [
         "errors",
@@ -58,6 +61,7 @@ LAYERS = {
         "overlay",
         "supervisor",
         "presets",
+        "tools",
         "agent",
         "stages",
     ],
@@ -77,7 +81,7 @@ OTHER_PROGRAMS = {
     "nsharness_mocks": ["nsharness.errors", "nsharness.linux"],
 }
 
-HEAVY = {"pyroute2", "mitmproxy", "pydantic", "pydantic_ai", "starlette", "uvicorn", "asyncio"}
+HEAVY = {"pyroute2", "mitmproxy", "pydantic", "pydantic_ai", "starlette", "uvicorn", "asyncio", "mcp"}
 
 
 def loaded_by(program: str) -> set[str]:
@@ -150,6 +154,7 @@ def test_another_program_uses_only_the_shared_parts(program: str) -> None:
         "import nsharness.cli.approve",
         "import nsharness.cli.secret",
         "import nsharness.cli.doctor",
+        "from nsharness.tools import openai_chat_tools, openai_responses_tools, anthropic_tools",
     ],
 )
 def test_what_starts_often_loads_nothing_heavy(program: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -68,7 +69,20 @@ def test_commands_in_the_documentation_exist(path: Path) -> None:
         assert command in known, command
 
 
-EXAMPLES = blocks("python", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"))
+TOOLS = (ROOT / "docs" / "tools.md").read_text(encoding="utf-8")
+EXAMPLES = [
+    *blocks("python", (ROOT / "docs" / "python.md").read_text(encoding="utf-8")),
+    *blocks("python", TOOLS),
+]
+
+
+def test_the_settings_of_a_client_start_a_command_that_there_is() -> None:
+    from nsharness.cli import _parser
+
+    (block,) = blocks("json", TOOLS)
+    for server in json.loads(block)["mcpServers"].values():
+        assert server["command"] == "nsharness"
+        assert _parser().parse_args(server["args"]).command == "mcp"
 
 
 @pytest.mark.slow
@@ -77,12 +91,13 @@ EXAMPLES = blocks("python", (ROOT / "docs" / "python.md").read_text(encoding="ut
 def test_examples_run_as_they_are_written(number: int, short_tmp: Path) -> None:
     """Each in an interpreter and a folder of its own; what they promise they assert themselves."""
     short_tmp.chmod(0o777)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         [sys.executable, "-c", EXAMPLES[number]],
         capture_output=True,
         text=True,
         timeout=60,
         cwd=short_tmp,
-        env={**os.environ, "XDG_STATE_HOME": str(short_tmp / "state")},
+        env={**os.environ, "XDG_STATE_HOME": str(short_tmp / "state"), "PATH": path},
     )
     assert done.returncode == 0, done.stderr

@@ -5,39 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from nsharness.tools.calls import ShellPort, ShellResult
 
-class ShellResult(Protocol):
-    """How one command ended.
-
-    ``stdout`` and ``stderr`` may have been cut, then ``truncated`` is set; ``stdout_bytes`` and
-    ``stderr_bytes`` count what the command really wrote. ``cwd`` is where the shell is afterwards.
-    A command that was ended for its time has ``timed_out`` set, and its exit code means nothing.
-    """
-
-    @property
-    def exit_code(self) -> int: ...
-    @property
-    def stdout(self) -> str: ...
-    @property
-    def stderr(self) -> str: ...
-    @property
-    def cwd(self) -> str: ...
-    @property
-    def timed_out(self) -> bool: ...
-    @property
-    def stdout_bytes(self) -> int: ...
-    @property
-    def stderr_bytes(self) -> int: ...
-    @property
-    def truncated(self) -> bool: ...
-
-
-class ShellPort(Protocol):
-    """One shell that keeps its state between commands."""
-
-    def run(self, command: str, timeout: float = 60.0) -> ShellResult:
-        """Run ``command`` and wait, at most ``timeout`` seconds."""
-        ...
+__all__ = ["Checkpoint", "Checkpoints", "Console", "SandboxPort", "ShellPort", "ShellResult"]
 
 
 class SandboxPort(Protocol):

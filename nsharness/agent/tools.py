@@ -14,12 +14,10 @@ from typing import Any, Final, Literal
 from nsharness.agent.ports import ShellPort
 from nsharness.agent.skills import SkillError, SkillFolder
 from nsharness.errors import NsharnessError
+from nsharness.tools.calls import shell_report
+from nsharness.tools.definitions import MAX_SECONDS
 
 TOOL_NAMES: Final = ("exec", "skill")
-MAX_OUTPUT: Final = 24_000
-"""Characters of a command's output that a model is shown at most, for stdout and stderr each."""
-MAX_SECONDS: Final = 600.0
-"""How long a model may let one command run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +52,7 @@ class Toolbox:
         seconds = min(max(seconds, 1.0), MAX_SECONDS) if seconds == seconds else 60.0  # a NaN is no wish
         result = self._shell.run(command, seconds)
         self._ran.append(Ran(command, result.exit_code, result.timed_out))
-        report: dict[str, Any] = {
-            "exit_code": result.exit_code,
-            "stdout": clip(result.stdout),
-            "stderr": clip(result.stderr),
-            "cwd": result.cwd,
-        }
-        if result.timed_out:
-            report["error"] = f"the command was ended after {seconds:g} seconds"
-        if result.truncated:
-            report["cut"] = (
-                f"it wrote {result.stdout_bytes} bytes to stdout and {result.stderr_bytes} to stderr; "
-                "not all of them are shown"
-            )
-        return report
+        return shell_report(result, seconds)
 
     def skill(
         self,
@@ -106,15 +91,3 @@ def gate(allowed: Iterable[str]) -> tuple[str, ...]:
             hint=f"did you mean {near[0]!r}?" if near else "remove it from the profile",
         )
     return tuple(name for name in TOOL_NAMES if name in names)
-
-
-def clip(text: str, limit: int = MAX_OUTPUT) -> str:
-    """``text`` with its middle left out where it is longer than ``limit``, and a line that says how much.
-
-    Lone surrogates, which stand for bytes that were no UTF-8, become question marks: no provider takes them.
-    """
-    text = text.encode("utf-8", "replace").decode()
-    if len(text) <= limit:
-        return text
-    head, tail = limit * 3 // 4, limit // 4
-    return f"{text[:head]}\n[{len(text) - head - tail} characters left out]\n{text[len(text) - tail :]}"

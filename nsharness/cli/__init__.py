@@ -131,6 +131,7 @@ _COMMANDS: Final = {
     "gc": ("gc", ""),
     "learn": ("learn", ""),
     "init": ("presets", ""),
+    "mcp": ("mcp", ""),
     "plan": ("plan", ""),
     "presets": ("presets", ""),
     "ps": ("runs", ""),
@@ -143,9 +144,9 @@ _COMMANDS: Final = {
     "trust": ("trust", ""),
     "why": ("why", ""),
 }
-_WAITING: Final = frozenset({"enter", "exec", "learn", "run", "shell"})
+_WAITING: Final = frozenset({"enter", "exec", "learn", "mcp", "run", "shell"})
 """Commands that wait for others, in which a signal must not wait as well."""
-_EARLY: Final = frozenset({"exec", "learn", "run", "shell"})
+_EARLY: Final = frozenset({"exec", "learn", "mcp", "run", "shell"})
 """Commands that need a zygote and a proxy whatever their arguments say."""
 
 
@@ -245,7 +246,10 @@ def _add_exec(commands: argparse._SubParsersAction[_Parser]) -> None:
     learning.add_argument("argv", metavar="CMD", nargs="+", help="after --: the command and its arguments")
     learning.add_argument("--out", metavar="FILE", help="write the profile there instead of printing it")
     learning.set_defaults(json=False, ask=False)
-    for parser in (executing, shell, learning):
+    serving = commands.add_parser(
+        "mcp", help="a sandbox for an MCP client, on standard input and output", allow_abbrev=False
+    )
+    for parser in (executing, shell, learning, serving):
         add = parser.add_argument
         add("--profile", metavar="P", help="a TOML file (default: nsharness.toml here or above)")
         add("--allow", metavar="HOST", action="append", default=[], help="allow a host, HOST or HOST:PORT")
@@ -259,12 +263,17 @@ def _add_exec(commands: argparse._SubParsersAction[_Parser]) -> None:
         add("--preset", metavar="NAME", action="append", default=[], help="add what a preset allows")
         add("--ro", metavar="PATH", action="append", default=[], help="a path that the command may read")
         add("--rw", metavar="PATH", action="append", default=[], help="a path that it may write to as well")
-        add("--env", metavar="K[=V]", action="append", default=[], help="a variable for the command")
-        add(
-            "--timeout", metavar="S", type=_seconds, help="end everything after S seconds, with exit code 124"
-        )
+        if parser is not serving:
+            add("--env", metavar="K[=V]", action="append", default=[], help="a variable for the command")
+            add(
+                "--timeout",
+                metavar="S",
+                type=_seconds,
+                help="end everything after S seconds, with exit code 124",
+            )
         if parser is not learning:
             add("--ask", action="store_true", help="ask about hosts that no rule names (see approve)")
+        if parser in (executing, shell):
             add("--json", action="store_true", help="print one JSON object with output and outcome instead")
         add_user(parser)
         add("--no-workspace", action="store_true", help="do not share the working directory")

@@ -84,7 +84,6 @@ def perform(
     """Run the program to its end. ``select`` gives the profile, now and whenever it is to be read again;
     ``outputs`` take what the program writes in place of our own output."""
     chosen, environment = select(), _environment(options.env)
-    profile = chosen.profile
     denials: list[Message] = []
 
     def on_audit(message: Message) -> None:
@@ -94,22 +93,10 @@ def perform(
     started = time.monotonic()
     with (
         Relay(identity.drop_to, outputs) as relay,
-        resolve(profile, identity, early=options.early) as credentials,
-        Session(
-            profile.name,
-            reporter=Console(sys.stderr) if options.verbose else Silent(),
-            identity=identity,
-            early=options.early,
-        ) as session,
-        NamespaceProxy(session, profile, credentials, on_audit=on_audit) as proxy,
-        NamespaceSandbox(session, profile, proxy) as sandbox,
-        contextlib.nullcontext(
-            Reloader(lambda: select().profile, profile, proxy, session.reporter)
-        ) as reloader,
-        contextlib.nullcontext(Answers(proxy, sandbox.id, chosen.file(identity))) as answers,
-        ControlServer(session, sandbox, _end_this_process, reloader.reload, answers),
+        opened(options, identity, chosen, select, on_audit) as run,
     ):
-        asker = Asker(relay, proxy.questions, answers)
+        session, sandbox = run.session, run.sandbox
+        asker = Asker(relay, run.proxy.questions, run.answers)
         code, in_time = _run(sandbox, relay, _argv(options), environment, options.timeout, asker)
         session.hub.flush()
         over = sandbox.ended_by  # A limit of the profile, which the program's own end only follows from.
@@ -124,6 +111,41 @@ def perform(
         }
         session.run.write_result(result)
     return Outcome(code, over, result, denials, session.run)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A sandbox that runs, and what belongs to it."""
+
+    session: Session
+    proxy: NamespaceProxy
+    sandbox: NamespaceSandbox
+    answers: Answers
+
+
+@contextlib.contextmanager
+def opened(
+    options: argparse.Namespace,
+    identity: Identity,
+    chosen: Choice,
+    select: Callable[[], Choice],
+    on_audit: Callable[[Message], None] | None = None,
+) -> Iterator[Opened]:
+    """A sandbox as the options say, which other commands of nsharness can find; gone after the block."""
+    profile = chosen.profile
+    reporter = Console(sys.stderr) if options.verbose else Silent()
+    with (
+        resolve(profile, identity, early=options.early) as credentials,
+        Session(profile.name, reporter=reporter, identity=identity, early=options.early) as session,
+        NamespaceProxy(session, profile, credentials, on_audit=on_audit) as proxy,
+        NamespaceSandbox(session, profile, proxy) as sandbox,
+        contextlib.nullcontext(
+            Reloader(lambda: select().profile, profile, proxy, session.reporter)
+        ) as reloader,
+        contextlib.nullcontext(Answers(proxy, sandbox.id, chosen.file(identity))) as answers,
+        ControlServer(session, sandbox, _end_this_process, reloader.reload, answers),
+    ):
+        yield Opened(session, proxy, sandbox, answers)
 
 
 def _run(

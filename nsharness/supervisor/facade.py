@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from nsharness.supervisor.answers import Answers
 from nsharness.supervisor.channel import Message
 from nsharness.supervisor.console import Reporter
 from nsharness.supervisor.credentials import resolve
+from nsharness.supervisor.onecall import OneCall, one_call
 from nsharness.supervisor.proxy import NamespaceProxy
 from nsharness.supervisor.sandbox import Completed, NamespaceSandbox
 from nsharness.supervisor.session import Session
@@ -128,6 +129,11 @@ class Sandbox:
         """Create or replace a file inside."""
         self._sandbox.write_file(path, data)
 
+    def one_call(self) -> tuple[OneCall, Callable[[], None]]:
+        """The sandbox for one call of ``shell.run``, ``read`` or ``write``, and a function that ends its
+        command early, from any thread."""
+        return one_call(self._sandbox)
+
 
 class AsyncSandbox:
     """The same as an asynchronous context manager; what waits does so in a thread.
@@ -165,8 +171,12 @@ class AsyncSandbox:
         return await asyncio.to_thread(self.sync.run, argv, stdin=stdin, timeout=timeout, env=env, cwd=cwd)
 
     async def shell(self, command: str, timeout: float = 60.0) -> ShellResult:  # noqa: ASYNC109
-        """See ``Shell.run``."""
-        return await asyncio.to_thread(self.sync.shell.run, command, timeout)
+        """See ``Shell.run``. A task that is cancelled ends the command."""
+        box, end_early = self.sync.one_call()
+        try:
+            return await asyncio.to_thread(box.run, command, timeout)
+        finally:
+            end_early()
 
     async def read(self, path: str, limit: int = 1_000_000) -> bytes:
         """See ``Sandbox.read``."""

@@ -19,17 +19,21 @@ from nsharness.plan.limits import LimitPlan
 from nsharness.plan.steps import Plan
 from nsharness.policy.profile import Profile
 from nsharness.supervisor import layers
+from nsharness.supervisor.bounded import OUTPUT_LIMIT
+from nsharness.supervisor.cancel import Cancel
 from nsharness.supervisor.init import InitClient, Process, Terminal
 from nsharness.supervisor.limits import Enforcer, Hit, plan_limits
 from nsharness.supervisor.planning import plan_for
 from nsharness.supervisor.proxy import NamespaceProxy
 from nsharness.supervisor.pump import pump
 from nsharness.supervisor.session import Session
-from nsharness.supervisor.shell import OUTPUT_LIMIT, Shell
+from nsharness.supervisor.shell import Shell
 from nsharness.supervisor.zygote import InitHandle
 
 _END_SECONDS: Final = 5.0
 _OUTPUT: Final = 1_000_000
+_FILE_SECONDS: Final = 30.0
+_WORDS: Final = 8_192  # Of what a program complains about: a path and a little more.
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,9 +199,10 @@ class NamespaceSandbox:
         limit: int | None = None,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
+        cancel: Cancel | None = None,
     ) -> Completed:
         """Run one program to its end; of each output stream at most ``limit`` bytes are kept, by default as
-        many as the profile says."""
+        many as the profile says. It is killed when ``cancel`` is given."""
         if limit is None:
             limit = self.plan.limits.value("output", _OUTPUT)
         pairs = [self._pipe() for _ in range(3)]
@@ -219,9 +224,14 @@ class NamespaceSandbox:
             close_end()
             raise
         fds.close_all([in_read, out_write, err_write])
-        outputs, in_time = pump(in_write, stdin, [out_read, err_read], ended_read, timeout, limit)
-        if not in_time:
+
+        def kill() -> None:
             self.init.signal(process, signal.SIGKILL, group=True)
+
+        with (cancel or Cancel()).waking(kill):
+            outputs, in_time = pump(in_write, stdin, [out_read, err_read], ended_read, timeout, limit)
+        if not in_time:
+            kill()
             process.ended.wait(_END_SECONDS)
         fds.close_all([out_read, err_read, ended_read])
         code = process.status if process.status >= 0 else 128 - process.status
@@ -229,29 +239,37 @@ class NamespaceSandbox:
             return Completed(why.exit_code, outputs[0], outputs[1], timed_out=why.exit_code == 124)
         return Completed(code if in_time else 124, outputs[0], outputs[1], timed_out=not in_time)
 
-    def read_file(self, path: str, limit: int = 1_000_000) -> bytes:
-        """The first ``limit`` bytes of a file inside; ``NsharnessError`` when it cannot be read.
+    def read_file(self, path: str, limit: int = 1_000_000, cancel: Cancel | None = None) -> bytes:
+        """The first ``limit`` bytes of a file inside; ``NsharnessError`` when it cannot be read, or not
+        within 30 s (a pipe that nobody writes to).
 
         A program of the sandbox reads it, with the workload's rights and confinement.
         """
-        done = self.run(["head", "-c", str(limit), "--", path], limit=limit, timeout=30)
+        program = ["head", "-c", str(limit), "--", path]
+        done = self.run(program, limit=limit, timeout=_FILE_SECONDS, cancel=cancel)
         if done.exit_code != 0:
-            why = done.stderr.decode(errors="replace").strip() or f"exit code {done.exit_code}"
-            raise NsharnessError(f"cannot read {path!r} in the sandbox", why=why, exit_code=1)
+            raise _file_error(f"cannot read {path!r} in the sandbox", done)
         return done.stdout
 
-    def write_file(self, path: str, data: bytes) -> None:
-        """Create or replace a file inside; ``NsharnessError`` when it cannot be written."""
-        done = self.run(["tee", "--", path], stdin=data, limit=0, timeout=30)
+    def write_file(self, path: str, data: bytes, cancel: Cancel | None = None) -> None:
+        """Create or replace a file inside; ``NsharnessError`` as for ``read_file``."""
+        program = ["tee", "--", path]
+        done = self.run(program, stdin=data, limit=_WORDS, timeout=_FILE_SECONDS, cancel=cancel)
         if done.exit_code != 0:
-            why = done.stderr.decode(errors="replace").strip() or f"exit code {done.exit_code}"
-            raise NsharnessError(f"cannot write {path!r} in the sandbox", why=why, exit_code=1)
+            raise _file_error(f"cannot write {path!r} in the sandbox", done)
 
     def _pipe(self) -> tuple[int, int]:
         read, write = os.pipe2(os.O_CLOEXEC)
         if (owner := self._session.identity.drop_to) is not None:
             os.fchown(read, *owner)
         return read, write
+
+
+def _file_error(what: str, done: Completed) -> NsharnessError:
+    why = done.stderr.decode(errors="replace").strip() or f"exit code {done.exit_code}"
+    return NsharnessError(
+        what, why=f"it took more than {_FILE_SECONDS:g} s" if done.timed_out else why, exit_code=1
+    )
 
 
 def _check_descriptor(descriptor: int) -> None:

@@ -24,6 +24,8 @@ from typing import Final
 
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
+from nsharness.supervisor.bounded import OUTPUT_LIMIT, BoundedOutput
+from nsharness.supervisor.cancel import Cancel
 from nsharness.supervisor.hub import Action, Hub
 from nsharness.supervisor.init import InitClient
 
@@ -41,10 +43,9 @@ while IFS= builtin read -r -d '' -u 250 __nsharness_tag &&
 done
 """
 
-OUTPUT_LIMIT: Final = 200_000
-"""Bytes of each stream that one result holds at most; of more, the beginning and the end are kept."""
-
 TIMEOUT_CODE: Final = 124
+CANCELLED_CODE: Final = 130
+"""As after Ctrl-C."""
 _PIPE_BYTES: Final = 1 << 20  # A pipe holds at most this many (pipe-max-size in pipe(7)).
 _RECORD_BYTES: Final = 1 << 16  # Of what arrived as records the last so many are looked at.
 _ABORT_STEP: Final = 0.05  # Seconds between two signals while a command is being ended.
@@ -67,38 +68,6 @@ class ShellResult:
     stdout_bytes: int = 0
     stderr_bytes: int = 0
     truncated: bool = False
-
-
-class BoundedOutput:
-    """Takes any amount of bytes and keeps the first and the last half of ``limit``."""
-
-    def __init__(self, limit: int = OUTPUT_LIMIT) -> None:
-        self._half = limit // 2
-        self._head = bytearray()
-        self._tail = bytearray()
-        self.total = 0
-
-    def add(self, data: bytes) -> None:
-        """Append."""
-        self.total += len(data)
-        room = self._half - len(self._head)
-        self._head += data[:room] if room > 0 else b""
-        self._tail += data[max(room, 0) :]
-        if len(self._tail) > 2 * self._half:
-            del self._tail[: len(self._tail) - self._half]
-
-    @property
-    def cut(self) -> int:
-        """How many bytes in the middle are lost."""
-        return max(0, self.total - len(self._head) - min(len(self._tail), self._half))
-
-    def text(self) -> str:
-        """What is kept, with a line that says how much is missing."""
-        tail = bytes(self._tail[-self._half :]) if self._half else b""
-        if not self.cut:
-            return (bytes(self._head) + tail).decode(errors="replace")
-        marker = f"\n[… {self.cut} bytes cut …]\n"
-        return bytes(self._head).decode(errors="replace") + marker + tail.decode(errors="replace")
 
 
 class _Bash:
@@ -150,6 +119,11 @@ class _Bash:
         with self.changed:
             self.ended = True
             self.exit_status = status if status >= 0 else 128 - status
+            self.changed.notify_all()
+
+    def look_again(self) -> None:
+        """Wakes up whoever waits for a command."""
+        with self.changed:
             self.changed.notify_all()
 
     def _output_reader(self, descriptor: int, name: str) -> Callable[[], list[Action]]:
@@ -262,13 +236,14 @@ class Shell:
         self._bash: _Bash | None = None
         self._cwd: str | None = None
 
-    def run(self, command: str, timeout: float = 60.0) -> ShellResult:
+    def run(self, command: str, timeout: float = 60.0, cancel: Cancel | None = None) -> ShellResult:
         """Run one command (any bash text, also several lines) and wait at most ``timeout`` seconds.
 
-        When the time is over its processes are killed; the shell, its variables and earlier background jobs
-        stay. A command that ends the shell itself (``exit``, ``exec``) gives its status; the next command
-        then finds a new shell in the same directory. ``NsharnessError`` when the sandbox has ended or the
-        command holds a NUL character, or half of a surrogate pair.
+        When the time is over, or ``cancel`` is given, its processes are killed; the shell, its variables and
+        earlier background jobs stay. A cancelled command has the exit code 130, also one that had not begun.
+        A command that ends the shell itself (``exit``, ``exec``) gives its status; the next command then
+        finds a new shell in the same directory. ``NsharnessError`` when the sandbox has ended or the command
+        holds a NUL character, or half of a surrogate pair.
         """
         if "\0" in command:
             raise NsharnessError("cannot run the command", why="it contains a NUL character")
@@ -277,13 +252,17 @@ class Shell:
         except UnicodeEncodeError as error:
             raise NsharnessError("cannot run the command", why=error.reason) from None
         with self._turn:
+            cancel = cancel or Cancel()
+            if cancel.given:
+                return ShellResult(CANCELLED_CODE, "", "", self._cwd or "")
             bash, note = self._current()
             tag = secrets.token_hex(8)
             with bash.changed:
                 bash.records.clear()
             deadline = time.monotonic() + timeout
             if bash.write(tag, data, deadline):
-                result = self._wait(bash, tag, deadline)
+                with cancel.waking(bash.look_again):
+                    result = self._wait(bash, tag, deadline, cancel)
             else:
                 result = self._give_up(bash, timed_out=not bash.ended)
             result = replace(result, stderr=note + result.stderr)
@@ -317,21 +296,24 @@ class Shell:
             self._bash = _Bash(self._hub, self._init, None, self._owner, self._limit)
         return self._bash
 
-    def _wait(self, bash: _Bash, tag: str, deadline: float) -> ShellResult:
-        timed_out = False
+    def _wait(self, bash: _Bash, tag: str, deadline: float, cancel: Cancel) -> ShellResult:
+        code: int | None = None
         with bash.changed:
             while (record := _record(bash.records, tag)) is None and not bash.ended:
                 left = deadline - time.monotonic()
-                if left <= 0:
-                    timed_out = True
+                if cancel.given or left <= 0:
+                    code = CANCELLED_CODE if cancel.given else TIMEOUT_CODE
                     break
                 bash.changed.wait(left)
-        if timed_out:
+        if code is not None:
             record = self._abort(bash, tag)
+        timed_out = code == TIMEOUT_CODE
         if record is None:
-            return self._give_up(bash, timed_out=timed_out)
-        code, self._cwd = record
-        return _result(bash, TIMEOUT_CODE if timed_out else code, self._cwd, timed_out=timed_out)
+            result = self._give_up(bash, timed_out=timed_out)
+        else:
+            status, self._cwd = record
+            result = _result(bash, status, self._cwd, timed_out=timed_out)
+        return result if code is None else replace(result, exit_code=code)
 
     def _abort(self, bash: _Bash, tag: str) -> tuple[int, str] | None:
         """End a command that took too long; None when the shell itself has to go with it."""

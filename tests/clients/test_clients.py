@@ -87,6 +87,12 @@ fetch("{URL}/echo").then(async answer => console.log(answer.status, await answer
     .catch(error => {{ console.error(error); process.exit(1) }})'
 """
 
+AWS = f"""
+mkdir ~/.aws
+printf '[default]\\nregion = us-east-1\\ns3 =\\n  addressing_style = path\\n' > ~/.aws/config
+aws --no-sign-request --endpoint-url {URL} s3api get-object --bucket echo --key thing got && cat got
+"""
+
 S_CLIENT = f"""
 printf 'GET /echo HTTP/1.1\\r\\nHost: {NAME}\\r\\nConnection: close\\r\\n\\r\\n' | openssl s_client -quiet \\
     -verify_return_error -servername {NAME} -connect {NAME}:443 \\
@@ -159,7 +165,8 @@ CLIENTS = {
     ),
     "node-fetch": Client(NODE, "200 welcome", needs="node", proxied=None),
     "java": Client(JAVA, "200 welcome", needs="javac", proxied=False, system=True),
-    "gh": Client(f"GH_HOST={NAME} GH_ENTERPRISE_TOKEN=x gh api /echo", needs="gh", system=True),
+    "gh": Client(f"GH_HOST={NAME} GH_ENTERPRISE_TOKEN=x gh api {URL}/echo", needs="gh", system=True),
+    "aws": Client(AWS, needs="aws"),
     "urllib": python(
         """
     import urllib.request

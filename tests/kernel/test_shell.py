@@ -12,8 +12,10 @@ import time
 import pytest
 
 from nsharness.errors import NsharnessError
+from nsharness.supervisor.bounded import OUTPUT_LIMIT
+from nsharness.supervisor.cancel import Cancel
 from nsharness.supervisor.session import Session
-from nsharness.supervisor.shell import OUTPUT_LIMIT, Shell, ShellResult
+from nsharness.supervisor.shell import Shell, ShellResult
 from tests.support.processes import descendants, process
 from tests.support.sandboxes import Box, needs_sandbox, opened_box
 from tests.support.tiers import others_slow
@@ -444,6 +446,24 @@ def test_two_threads_take_turns(shell: Shell) -> None:
         thread.join(DEADLINE)
     for number, lines in results.items():
         assert lines == [f"{number}.{turn}\n" for turn in range(25)]
+
+
+def test_a_command_is_given_up_and_the_shell_goes_on(shell: Shell, fresh_box: Box) -> None:
+    shell.run("cd /usr; kept=here")
+    cancel = Cancel()
+    results: list[ShellResult] = []
+    thread = threading.Thread(
+        target=lambda: results.append(shell.run("echo begun; sleep 1000", 600, cancel)), daemon=True
+    )
+    thread.start()
+    eventually(lambda: "sleep" in names_inside(fresh_box))
+    cancel.give()
+    thread.join(GRACE)
+    (result,) = results
+    assert (result.exit_code, result.timed_out, result.stdout) == (130, False, "begun\n")
+    assert "sleep" not in names_inside(fresh_box)
+    assert shell.run("touch /tmp/begun", cancel=cancel).exit_code == 130
+    assert shell.run("echo $kept $PWD; ls /tmp/begun").stdout == "here /usr\n"
 
 
 def test_two_sandboxes_have_two_shells(session: Session, shell: Shell) -> None:

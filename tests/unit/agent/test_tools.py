@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsharness.agent.skills import SkillFolder
-from nsharness.agent.tools import MAX_OUTPUT, Ran, Toolbox, clip, gate
+from nsharness.agent.tools import Ran, Toolbox, gate
 from nsharness.errors import NsharnessError
+from nsharness.tools.calls import MAX_OUTPUT, clip
 from tests.unit.agent.fakes import FakeShell, Result
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsharness.supervisor.shell import BoundedOutput
+from nsharness.supervisor.bounded import BoundedOutput
 
 _CHUNKS = st.lists(st.binary(max_size=30), max_size=20)
 _LIMITS = st.integers(0, 40)

@@ -148,7 +148,7 @@ def file_system() -> list[Step]:
 def workload() -> list[Step]:
     """The workload's own user namespace, inside all others."""
     if os.geteuid() == 0:
-        # Now: at its step the folder that nsharness is in may be covered. That it cannot be imported is said then.
+        # Now: at its step the folder that nsharness is in may be covered. What is missing is said then.
         with contextlib.suppress(ImportError):
             importlib.import_module("nsharness.linux.process")
     return [*processes(), ("workload", _enter_workload_namespace)]

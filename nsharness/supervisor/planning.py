@@ -5,12 +5,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import nsharness
 from nsharness.credentials.store import SecretStore
+from nsharness.errors import NsharnessError
 from nsharness.linux.identity import Identity
 from nsharness.plan.compose import Request, compose, protectable
 from nsharness.plan.facts import gather
@@ -47,7 +52,9 @@ def plan_for(
             for path in (*files.read_only, *files.read_write, *([files.workspace] if files.workspace else []))
         }
         workspace = resolved[files.workspace] if files.workspace else None
-        inner = protectable(workspace, files.protect) if workspace and files.workspace_mode == "rw" else []
+        read_write = [resolved[path] for path in files.read_write]
+        protect = (*files.protect, *own_code_in(workspace, read_write))
+        inner = protectable(workspace, protect) if workspace and files.workspace_mode == "rw" else []
         facts = gather([*resolved.values(), *inner], hide=files.hide, shared=resolved.values())
         private = _private_paths(identity)
     request = Request(
@@ -64,8 +71,8 @@ def plan_for(
         workspace_mode=files.workspace_mode,
         overlay=overlay,
         read_only=tuple(resolved[path] for path in files.read_only),
-        read_write=tuple(resolved[path] for path in files.read_write),
-        protect=files.protect,
+        read_write=tuple(read_write),
+        protect=protect,
         private=private,
         environment=environment,
         limits=limits,
@@ -73,6 +80,34 @@ def plan_for(
         user_namespaces=profile.privilege.user_namespaces,
     )
     return compose(request, facts)
+
+
+def own_code() -> list[str]:
+    """Where the code is that nsharness runs: packages, and the environment that they are installed in."""
+    found = {Path(nsharness.__file__).parent, Path(sys.prefix), Path(sys.base_prefix)}
+    for name in ("nsharness_proxy", "nsharness_mocks"):
+        spec = importlib.util.find_spec(name)
+        found |= {Path(each) for each in (spec.submodule_search_locations or ())} if spec else set()
+    real = {Path(os.path.realpath(path)) for path in found}
+    return sorted(str(path) for path in real if not real.intersection(path.parents))
+
+
+def own_code_in(workspace: str | None, read_write: Sequence[str]) -> list[str]:
+    """What of our own code is in the workspace, relative to it: a workload that could write there would be
+    run on the host, as the person, with the next command. ``NsharnessError`` for another share that has it
+    inside and does not name it."""
+    own = [path for path in own_code() if path not in read_write]
+    for share, path in itertools.product(read_write, own):
+        if Path(path).is_relative_to(share):
+            raise NsharnessError(
+                f"cannot share {share} for writing",
+                why=f"nsharness runs from {path}, and whatever were written there would run on this machine",
+                hint="share it as the workspace, or install nsharness elsewhere (uv tool install, pipx)",
+            )
+    if workspace is None:
+        return []
+    inside = [path for path in own if path != workspace and Path(path).is_relative_to(workspace)]
+    return [os.path.relpath(path, workspace) for path in inside]
 
 
 def _resolve(path: str, home: Path) -> str:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from nsharness.errors import NsharnessError
 from nsharness.linux.identity import Identity, current
 from nsharness.plan.steps import Plan
+from nsharness.supervisor import planning
 from nsharness.supervisor.limits import plan_limits
 from nsharness.supervisor.planning import plan_for
 from nsharness.supervisor.session import Session
@@ -86,6 +88,32 @@ def test_what_the_host_would_run_is_read_only_where_it_exists(
     assert bool(evil) is not protected
     assert (not (work / ".envrc").is_symlink()) is protected
     assert (work / "code").read_text() == "fine\n"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_workload_does_not_change_what_nsharness_runs_from(
+    session: Session, work: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """An environment in the project, say. With the next command the host would run what was put there."""
+    code = work / "tools" / "lib" / "nsharness"
+    code.mkdir(parents=True)
+    (code / "__init__.py").write_text("right = True\n")
+    for path in (work, *work.rglob("*")):
+        os.chown(path, *[session.identity.workload_uid] * 2)
+    monkeypatch.setattr(planning, "own_code", lambda: [str(work / "tools" / "lib")] if known else [])
+    attacks = (
+        "echo evil > tools/lib/nsharness/__init__.py; echo evil > tools/lib/sitecustomize.py;"
+        "mv tools/lib old; mv tools elsewhere; mkdir -p tools/lib/nsharness;"
+        "echo evil > tools/lib/nsharness/__init__.py"
+    )
+    with opened_box(session, filesystem={"workspace": str(work)}) as box:
+        box.bash(attacks)
+        box.out("echo fine > code")
+    left = "".join(path.read_text() for path in (work / "tools").rglob("*.py"))
+    assert left == ("right = True\n" if known else "evil\n")
+    if known:
+        with pytest.raises(NsharnessError, match=r"for writing: nsharness runs from .*tools/lib"):
+            opened_box(session, filesystem={"read_write": [str(work)]}).__enter__()
 
 
 def test_a_workspace_can_be_read_only(session: Session, work: Path) -> None:

@@ -27,7 +27,8 @@ class Client:
     """How a program is called, and what its output has in it.
 
     ``needs`` is the program, ``library`` what must be among the tools; ``proxied`` says whether it heeds the
-    proxy variables (None: versions differ), ``system`` whether it uses the system's certificates.
+    proxy variables (None: versions differ), ``system`` whether it uses the system's certificates, ``module``
+    what the system's Python must have.
     """
 
     script: str
@@ -36,14 +37,17 @@ class Client:
     library: str = ""
     proxied: bool | None = True
     system: bool = False
+    module: str = ""
 
 
-def python(code: str, library: str, *, proxied: bool = True, system: bool = False) -> Client:
+def python(
+    code: str, library: str, *, proxied: bool = True, system: bool = False, module: str = ""
+) -> Client:
     lines = "\n".join(
         line.removeprefix("    ") for line in code.format(url=URL, name=NAME).strip("\n").split("\n")
     )
     script = f"PYTHONPATH={{tools}}/lib python3 - <<'END'\n{lines}\nEND"
-    return Client(script, needs="python3", library=library, proxied=proxied, system=system)
+    return Client(script, needs="python3", library=library, proxied=proxied, system=system, module=module)
 
 
 def git(commands: str) -> str:
@@ -167,6 +171,19 @@ CLIENTS = {
     "java": Client(JAVA, "200 welcome", needs="javac", proxied=False, system=True),
     "gh": Client(f"GH_HOST={NAME} GH_ENTERPRISE_TOKEN=x gh api {URL}/echo", needs="gh", system=True),
     "aws": Client(AWS, needs="aws"),
+    "aiohttp": python(
+        """
+    import asyncio, aiohttp
+    async def main():
+        async with aiohttp.ClientSession(trust_env=True) as session, session.get("{url}/echo") as answer:
+            answer.raise_for_status()
+            print(await answer.text())
+    asyncio.run(main())
+    """,
+        "",
+        system=True,
+        module="aiohttp",
+    ),
     "urllib": python(
         """
     import urllib.request
@@ -217,6 +234,8 @@ def test_a_client_is_served_with_a_credential_that_it_does_not_have(
     need(client.needs)
     if client.library and not (tools / client.library).exists():
         pytest.skip(f"{Path(client.library).name} is not among the development tools")
+    if client.module and rig.run(f"python3 -c 'import {client.module}'", mode).exit_code:
+        pytest.skip(f"the system's Python has no {client.module}")
     done = rig.run(client.script.replace("{tools}", str(tools)), mode)
     assert done.exit_code == 0, (done.stdout, done.stderr)
     assert client.expected in done.stdout.decode().replace("\n", ""), done

@@ -96,10 +96,9 @@ def test_a_workload_does_not_change_what_nsharness_runs_from(
 ) -> None:
     """An environment in the project, say. With the next command the host would run what was put there."""
     code = work / "tools" / "lib" / "nsharness"
-    code.mkdir(parents=True)
-    (code / "__init__.py").write_text("right = True\n")
-    for path in (work, *work.rglob("*")):
-        os.chown(path, *[session.identity.workload_uid] * 2)
+    with session.identity.files():
+        code.mkdir(parents=True)
+        (code / "__init__.py").write_text("right = True\n")
     monkeypatch.setattr(planning, "own_code", lambda: [str(work / "tools" / "lib")] if known else [])
     attacks = (
         "echo evil > tools/lib/nsharness/__init__.py; echo evil > tools/lib/sitecustomize.py;"

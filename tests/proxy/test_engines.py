@@ -107,7 +107,11 @@ def _sent(seen: Seen) -> list[Any]:
 
 def _recorded(seen: Seen) -> list[dict[str, Any]]:
     events = []
+    begun = {event.get("request") for event in seen.events if event["action"] in ("allow", "inject")}
     for event in seen.events:
+        if event["action"] in ("error", "response") and event.get("request") not in begun:
+            # The late end of a request of the case before.
+            continue
         if event.get("host") == DENIED and event["road"] == "forward":
             # Perhaps only the stage's own, with which it waits for others.
             continue

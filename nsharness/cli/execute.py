@@ -86,14 +86,14 @@ def perform(
     chosen, environment = select(), _environment(options.env)
     denials: list[Message] = []
 
-    def on_audit(message: Message) -> None:
-        if message.get("action") == "deny" and len(denials) < _DENIALS:
+    def on_denial(message: Message) -> None:
+        if len(denials) < _DENIALS:
             denials.append(message)
 
     started = time.monotonic()
     with (
         Relay(identity.drop_to, outputs) as relay,
-        opened(options, identity, chosen, select, on_audit) as run,
+        opened(options, identity, chosen, select, on_denial) as run,
     ):
         session, sandbox = run.session, run.sandbox
         asker = Asker(relay, run.proxy.questions, run.answers)
@@ -129,7 +129,7 @@ def opened(
     identity: Identity,
     chosen: Choice,
     select: Callable[[], Choice],
-    on_audit: Callable[[Message], None] | None = None,
+    on_denial: Callable[[Message], None] | None = None,
 ) -> Iterator[Opened]:
     """A sandbox as the options say, which other commands of nsharness can find; gone after the block."""
     profile = chosen.profile
@@ -137,7 +137,7 @@ def opened(
     with (
         resolve(profile, identity, early=options.early) as credentials,
         Session(profile.name, reporter=reporter, identity=identity, early=options.early) as session,
-        NamespaceProxy(session, profile, credentials, on_audit=on_audit) as proxy,
+        NamespaceProxy(session, profile, credentials, on_denial=on_denial) as proxy,
         NamespaceSandbox(session, profile, proxy) as sandbox,
         contextlib.nullcontext(
             Reloader(lambda: select().profile, profile, proxy, session.reporter)

@@ -81,7 +81,9 @@ class Scrubber:
     def text(self, whole: AnyStr) -> AnyStr:
         """Something that is there as a whole (a header value, a reason phrase, an error page), scrubbed."""
         if isinstance(whole, str):
-            return self._scrubbed(whole.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+            data = whole.encode("utf-8", "surrogateescape")
+            clean = self._scrubbed(data)
+            return whole if clean is data else clean.decode("utf-8", "surrogateescape")
         return self._scrubbed(whole)
 
     def finds(self, whole: str | bytes) -> bool:
@@ -94,7 +96,7 @@ class Scrubber:
         return stream.found
 
     def _scrubbed(self, data: bytes) -> bytes:
-        return self.stream().feed_last(data)
+        return self.stream().feed_last(data) if self._search.anywhere(data) else data
 
     def __repr__(self) -> str:
         return "Scrubber(***)"

@@ -14,7 +14,7 @@ attempt takes a bounded number of steps at any place of any input.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NoReturn
 
 from nsharness.credentials.scrub_forms import SHORT_ESCAPES, Form, named_entity
@@ -24,8 +24,6 @@ from nsharness.credentials.scrub_forms import SHORT_ESCAPES, Form, named_entity
 _FIRST = 16
 # An escape with four backslashes is seen at the last of them.
 _BEFORE_ESCAPE = _FIRST - 1 + 3
-# What every escape begins with.
-_MARKS = (b"%", b"\\", b"&")
 _FOLD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ-_ ", b"abcdefghijklmnopqrstuvwxyz+/+")
 
 
@@ -49,7 +47,10 @@ class Search:
         for needle in self._needles:
             if needle in folded:
                 return True
-        return any(mark in block for mark in _MARKS) and any(map(_searching(block), self._escapes))
+        # What every escape begins with.
+        if b"%" in block or b"\\" in block or b"&" in block:
+            return any(escape.search(block) for escape in self._escapes)
+        return False
 
     def over(self, block: bytes, start: int) -> Places:
         """The places in a block, from ``start`` on."""
@@ -119,10 +120,6 @@ def _escapes(of: set[int]) -> tuple[re.Pattern[bytes], ...]:
         re.compile(rb"\\(?:(?:u00|x)(?:" + pair + b")" + slash + b")"),
         re.compile(b"&(?:#(?:0{0,2}(?:" + codes + b")|[xX]0{0,2}(?:" + pair + b"))" + named + b");"),
     )
-
-
-def _searching(block: bytes) -> Callable[[re.Pattern[bytes]], object]:
-    return lambda escape: escape.search(block)
 
 
 def _hexadecimal(of: set[int]) -> bytes:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from nsharness.policy.conditions import Miss, match, port_allowed, port_hint
-from nsharness.policy.guards import credential_in_query, override_header
+from nsharness.policy.guards import credential_in_query
 from nsharness.policy.hosts import HostPattern
 from nsharness.policy.model import Policy, Rule, is_local
 from nsharness.policy.request import RequestView
@@ -72,7 +72,19 @@ def decide(policy: Policy, request: RequestView) -> Allow | Deny:
 
     Limits that need counting, ``rate`` and ``max_requests``, are for ``limits.admit`` to apply to the
     rule of what is allowed here.
+
+    Both are immutable, so it is made once and remembered with the request: whoever decides on the same once
+    more, as each proof does, gets the same.
     """
+    known = request.decided
+    if known is not None and known[0] is policy:
+        return cast("Allow | Deny", known[1])
+    decision = _decide(policy, request)
+    object.__setattr__(request, "decided", (policy, decision))
+    return decision
+
+
+def _decide(policy: Policy, request: RequestView) -> Allow | Deny:
     for rule in denials(policy):
         if not isinstance(match(policy, rule, request), Miss):
             return _denied(rule)
@@ -137,13 +149,13 @@ def _allowed(policy: Policy, rule: Rule, pattern: HostPattern, request: RequestV
     if request.scheme == "http" and not _plain_allowed(policy, rule, request):
         hint = f"rule {rule.name} has a credential: use https, or map {request.host} in upstreams"
         return Deny("plain-http", rule.name, hint)
-    if credentialed and (name := override_header(request.headers)) is not None:
+    if credentialed and (name := request.told.override) is not None:
         hint = f"header {name} asks for another request than was decided on: send that one"
         return Deny("method-override", rule.name, hint)
     if credentialed and rule.exclusive and (name := credential_in_query(request.query)) is not None:
         hint = f"parameter {name} is a credential of the client's own: leave it out, or set exclusive = false"
         return Deny("query-credential", rule.name, f"{hint} in rule {rule.name}")
-    return body_denied(rule, _announced(request)) or Allow(rule, pattern, rule.header_names, credentialed)
+    return body_denied(rule, request.told.length) or Allow(rule, pattern, rule.header_names, credentialed)
 
 
 def body_denied(rule: Rule, size: int) -> Deny | None:
@@ -162,11 +174,6 @@ def _plain_allowed(policy: Policy, rule: Rule, request: RequestView) -> bool:
         return True
     upstream = policy.upstream(request.host, request.port)
     return upstream is not None and is_local(upstream[0]) and not rule.client_certificate
-
-
-def _announced(request: RequestView) -> int:
-    lengths = [value for name, value in request.headers if name.lower() == "content-length"]
-    return max((int(text) for text in lengths if text.isascii() and text.isdecimal()), default=0)
 
 
 def _missed(miss: Miss, rule: Rule) -> Deny:

@@ -8,11 +8,13 @@ taken back: a name keeps its address for the whole run, also over a restart of t
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 
 from nsharness.policy.authority import SYNTHETIC
 from nsharness.policy.hosts import canonical_host, is_ip
 
 MAX_NAMES = 1000
+_REMEMBERED = 1024
 
 
 class NamesError(ValueError):
@@ -39,10 +41,7 @@ class NameTable:
 
     def name_of(self, address: str) -> str | None:
         """The name that an address was issued for; None for every other text."""
-        try:
-            index = int(ipaddress.IPv4Address(address)) - int(SYNTHETIC.network_address) - 1
-        except ValueError:
-            return None
+        index = _place(address)
         return self._names[index] if 0 <= index < len(self._names) else None
 
     def __len__(self) -> int:
@@ -76,3 +75,12 @@ class NameTable:
         self._index[name] = len(self._names)
         self._names.append(name)
         return self._index[name]
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _place(address: str) -> int:
+    """Which name the address would be of, counted from 0; negative for what is no IPv4 address."""
+    try:
+        return int(ipaddress.IPv4Address(address)) - int(SYNTHETIC.network_address) - 1
+    except ValueError:
+        return -1

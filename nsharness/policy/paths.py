@@ -37,8 +37,9 @@ def split_target(target: str) -> tuple[str, str]:
     path, _, query = target.partition("?")
     if _CONTROL.search(_bytes(query)) or "#" in query:
         raise PathError("the query has a control character, a space or a fragment")
-    # No URI has them as they are, and servers differ in what they take them for.
-    query = "".join(c if c.isascii() else "".join(f"%{b:02X}" for b in _bytes(c)) for c in query)
+    if not query.isascii():
+        # No URI has them as they are, and servers differ in what they take them for.
+        query = "".join(c if c.isascii() else "".join(f"%{b:02X}" for b in _bytes(c)) for c in query)
     return normalise_path(path), query
 
 

@@ -20,11 +20,11 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import InitVar, asdict, dataclass
 from functools import lru_cache
-from typing import Any, Final, NoReturn, final
+from typing import Any, Final, NamedTuple, NoReturn, final
 
 from nsharness.policy.addresses import connectable
 from nsharness.policy.authority import SYNTHETIC, Authority, Claims, Refusal, authority
-from nsharness.policy.decide import Allow, Deny, decide
+from nsharness.policy.decide import Deny, decide
 from nsharness.policy.hosts import (
     HostError,
     HostPattern,
@@ -198,37 +198,57 @@ def prove(
     decision = decide(policy, request)
     if isinstance(decision, Deny):
         raise ProofError("rule", f"the request is not allowed ({decision.reason})")
-    _check_mapping(policy, agreed, upstream)
+    # The table is asked again: what the claims say about the name is a claim.
+    name = None if claims.dialled is None else names.name_of(claims.dialled[0])
+    rule, mapped = decision.rule, policy.upstream(agreed.host, agreed.port)
+    entitled = Entitlement(
+        rule.name, str(decision.pattern), decision.inject, rule.secrets, rule.client_certificate
+    )
+    return _proof(sandbox, claims, agreed, name, mapped, upstream, entitled, secret_version)
+
+
+class Entitlement(NamedTuple):
+    """What a rule lets a request carry."""
+
+    rule: str
+    pattern: str
+    headers: tuple[str, ...]
+    secrets: tuple[str, ...]
+    certificate: bool
+
+
+@lru_cache(maxsize=256)
+def _proof(
+    sandbox: str,
+    claims: Claims,
+    agreed: Authority,
+    name: str | None,
+    mapped: tuple[str, int] | None,
+    upstream: Upstream,
+    entitled: Entitlement,
+    secret_version: str,
+) -> Proof:
+    """All of it that does not depend on the method and path of one request. Whatever differs in any of these
+    is looked at anew; what has once held for exactly the same, holds."""
+    _check_mapping(mapped, agreed, upstream)
     return Proof(
         sandbox=sandbox,
-        road=_road(claims, names),
+        road=_road(claims, name),
         tls=claims.tls,
         sni=None if claims.sni is None else _canonical("sni", claims.sni),
         authority=agreed,
         upstream=upstream,
         secret_version=secret_version,
         token=_TOKEN,
-        **_entitlement(decision),
+        **entitled._asdict(),
     )
 
 
-def _entitlement(decision: Allow) -> dict[str, Any]:
-    rule = decision.rule
-    return {
-        "rule": rule.name,
-        "pattern": str(decision.pattern),
-        "headers": decision.inject,
-        "secrets": rule.secrets,
-        "certificate": rule.client_certificate,
-    }
-
-
-def _road(claims: Claims, names: NameTable) -> Road:
+def _road(claims: Claims, name: str | None) -> Road:
     if claims.path == "transparent":
         assert claims.dialled is not None
         address, port = claims.dialled
-        # The table is asked again: what the claims say about the name is a claim.
-        return Transparent(address, port, names.name_of(address))
+        return Transparent(address, port, name)
     if claims.path == "connect":
         assert claims.connect_target is not None
         return Connect(claims.connect_target)
@@ -236,9 +256,8 @@ def _road(claims: Claims, names: NameTable) -> Road:
     return Forward(f"{claims.absolute_uri_scheme or 'http'}://{claims.absolute_uri_authority}")
 
 
-def _check_mapping(policy: Policy, agreed: Authority, upstream: Upstream) -> None:
+def _check_mapping(mapped: tuple[str, int] | None, agreed: Authority, upstream: Upstream) -> None:
     """Whether the connection leads where the profile maps the host to, or to an address of its own."""
-    mapped = policy.upstream(agreed.host, agreed.port)
     if isinstance(upstream, MappedAddress):
         if mapped != (upstream.address, upstream.port):
             raise ProofError("upstream", "the profile does not map the host to this address")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final, Literal, cast
 
+from nsharness.policy.guards import override_header
 from nsharness.policy.hosts import canonical_host
 from nsharness.policy.paths import join_target, normalise_path, split_target
 
@@ -37,6 +39,33 @@ class RequestError(ValueError):
     """A request that is not in canonical form, or that no server could read in one way only."""
 
 
+class Headers(tuple[tuple[str, str], ...]):  # noqa: SLOT001 - for its cached properties
+    """Header fields as text, without credentials: with one among them it raises ``RequestError``.
+
+    What decisions read off them is worked out once, also where several requests come with the same ones.
+    """
+
+    def __new__(cls, fields: Iterable[tuple[str, str]] = ()) -> Headers:
+        made = super().__new__(cls, fields)
+        if any(name.lower() in CREDENTIAL_HEADERS for name, _ in made):
+            raise RequestError("a credential does not belong into the view of a request")
+        return made
+
+    @cached_property
+    def override(self) -> str | None:
+        """See ``guards.override_header``."""
+        return override_header(self)
+
+    @cached_property
+    def length(self) -> int:
+        """The longest body that they announce, in bytes; 0 where they announce none."""
+        lengths = [value for name, value in self if name.lower() == "content-length"]
+        return max((int(text) for text in lengths if text.isascii() and text.isdecimal()), default=0)
+
+
+NO_HEADERS: Final = Headers()
+
+
 @dataclass(frozen=True, slots=True)
 class RequestView:
     """What a rule is matched against, and all that pluggable code may see of a request.
@@ -52,7 +81,9 @@ class RequestView:
     port: int
     path: str
     query: str = ""
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = NO_HEADERS
+    decided: tuple[object, Any] | None = field(default=None, init=False, repr=False, compare=False)
+    """For ``decide`` alone: the policy that was last asked, and what it said."""
 
     def __post_init__(self) -> None:
         if not TOKEN.fullmatch(self.method):
@@ -67,8 +98,13 @@ class RequestView:
             raise RequestError(str(error)) from None
         if not canonical:
             raise RequestError("the host or the path is not in canonical form")
-        if any(name.lower() in CREDENTIAL_HEADERS for name, _ in self.headers):
-            raise RequestError("a credential does not belong into the view of a request")
+        if type(self.headers) is not Headers:
+            object.__setattr__(self, "headers", Headers(self.headers))
+
+    @property
+    def told(self) -> Headers:
+        """The header fields, as what they are."""
+        return cast(Headers, self.headers)
 
     @property
     def target(self) -> str:
@@ -90,5 +126,10 @@ def view(
     ``PathError``, ``HostError`` or ``RequestError``, all of them ``ValueError``.
     """
     path, query = split_target(target)
-    kept = tuple((name, value) for name, value in headers if name.lower() not in CREDENTIAL_HEADERS)
+    kept = headers if type(headers) is Headers else without_credentials(headers)
     return RequestView(method, scheme, canonical_host(host), port, path, query, kept)
+
+
+def without_credentials(fields: Iterable[tuple[str, str]]) -> Headers:
+    """What of them may be in the view of a request."""
+    return Headers((name, value) for name, value in fields if name.lower() not in CREDENTIAL_HEADERS)

@@ -64,7 +64,7 @@ class Sandbox:
         try:
             credentials = enter(resolve(self.profile, identity))
             session = enter(Session(self.profile.name, reporter=self._reporter, identity=identity))
-            proxy = enter(NamespaceProxy(session, self.profile, credentials, on_audit=self._note))
+            proxy = enter(NamespaceProxy(session, self.profile, credentials, on_denial=self._note))
             self._sandbox = enter(NamespaceSandbox(session, self.profile, proxy))
         except BaseException:
             self._stack.close()
@@ -77,7 +77,7 @@ class Sandbox:
         self._stack.close()
 
     def _note(self, message: Message) -> None:
-        if message.get("action") == "deny" and len(self._denials) < _MAX_DENIALS:
+        if len(self._denials) < _MAX_DENIALS:
             self._denials.append(message)
 
     @property

@@ -28,6 +28,7 @@ from nsharness.policy.profile import Profile
 from nsharness.policy.uninjected import REASONS
 from nsharness.supervisor.channel import Channel, Message
 from nsharness.supervisor.child import Child
+from nsharness.supervisor.console import Silent
 from nsharness.supervisor.console import names as listed
 from nsharness.supervisor.credentials import Credentials
 from nsharness.supervisor.questions import Questions
@@ -68,7 +69,7 @@ class NamespaceProxy:
 
     ``upstreams`` adds to the profile's mapped upstreams. Its ``upstream_ca`` is read at once;
     ``NsharnessError`` if it cannot be. The credentials stay the caller's to close, after
-    the block. ``on_audit`` is called for every decision, in the hub's thread.
+    the block. ``on_audit`` is called for every decision, ``on_denial`` for every denial, in the hub's thread.
     """
 
     def __init__(
@@ -79,8 +80,13 @@ class NamespaceProxy:
         *,
         upstreams: Mapping[str, str] | None = None,
         on_audit: Callable[[Message], None] | None = None,
+        on_denial: Callable[[Message], None] | None = None,
     ) -> None:
         self._session = session
+        self._on_denial = on_denial
+        # Whom nobody listens to need not speak: that is most of what a busy proxy would tell.
+        all_of_them = on_audit is not None or not isinstance(session.reporter, Silent)
+        self._copies = ("allow", "inject", "deny", "ask") if all_of_them else ("deny",)
         # Read with the owner's rights: the profile is a file of theirs, and so should be what it names.
         with session.identity.files():
             self._upstream_ca = upstream_authorities(profile)
@@ -193,6 +199,8 @@ class NamespaceProxy:
             self._report(
                 f"denied {message.get('method') or message.get('road')} {target}: {message.get('reason')}"
             )
+            if self._on_denial is not None:
+                self._on_denial(message)
         if self._on_audit is not None:
             self._on_audit(message)
 
@@ -334,6 +342,7 @@ class NamespaceProxy:
             "sandbox": attachment.sandbox,
             "policy": dict(attachment.policy),
             "bearer": attachment.bearer,
+            "copies": self._copies,
         }
         if self._credentials.kinds:
             refs = map(SecretRef.parse, self._credentials.kinds)

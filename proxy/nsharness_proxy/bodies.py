@@ -37,6 +37,8 @@ class Stream(Protocol):
 
     def feed(self, data: bytes) -> bytes: ...
 
+    def feed_last(self, data: bytes) -> bytes: ...
+
     def finish(self) -> bytes: ...
 
 
@@ -54,13 +56,19 @@ class Outbound:
         check: Callable[[int], Refused | None] | None = None,
         refuse: Callable[[Refused], None] = lambda _: None,
     ) -> None:
-        self._secrets = secrets.stream() if secrets else None
-        self._placeholders = placeholders.stream() if placeholders else None
+        self._for_secrets, self._for_placeholders = secrets, placeholders
+        # Made with the first piece: most requests have none.
+        self._secrets: Stream | None = None
+        self._placeholders: Stream | None = None
         self._check = check
         self.refuse = refuse
         self.count = 0
 
     def __call__(self, chunk: bytes) -> list[bytes]:
+        if self._secrets is None and self._for_secrets is not None:
+            self._secrets = self._for_secrets.stream()
+        if self._placeholders is None and self._for_placeholders is not None:
+            self._placeholders = self._for_placeholders.stream()
         self.count += len(chunk)
         if self._check is not None and (refused := self._check(self.count)) is not None:
             self._end(refused)
@@ -83,11 +91,15 @@ class Inbound:
     """An answer's body, decoded if it has to be, without the secrets that came back in it."""
 
     def __init__(self, secrets: Scrubber | None = None, decoder: Decoder | None = None) -> None:
-        self._secrets = secrets.stream() if secrets else None
+        self._scrubber = secrets
+        # Made with the first piece that is not the last.
+        self._secrets: Stream | None = None
         self._decoder = decoder
         self.count = 0
 
     def __call__(self, chunk: bytes) -> Iterator[bytes]:
+        if self._secrets is None and self._scrubber is not None:
+            self._secrets = self._scrubber.stream()
         self.count += len(chunk)
         try:
             for piece in self._decoded(chunk):
@@ -104,8 +116,11 @@ class Inbound:
         if self._decoder is not None:
             return [piece for part in ((chunk, b"") if chunk else (b"",)) for piece in self(part)]
         self.count += len(chunk)
-        clean = self._secrets.feed_last(chunk) if self._secrets else chunk
-        return [clean] if clean else []
+        if self._secrets is not None:
+            chunk = self._secrets.feed_last(chunk)
+        elif self._scrubber is not None:
+            chunk = self._scrubber.text(chunk)
+        return [chunk] if chunk else []
 
     def _decoded(self, chunk: bytes) -> Iterable[bytes]:
         if self._decoder is None:

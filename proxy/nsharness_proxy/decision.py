@@ -39,7 +39,7 @@ class Decision:
     claims: Claims
     view: RequestView
     allow: Allow
-    fields: list[Field]
+    fields: tuple[Field, ...]
     secret: tuple[str, ...]
     websocket: bool
     sent: Outbound

@@ -11,7 +11,7 @@ import os
 import socket
 import ssl
 import stat
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -54,7 +54,18 @@ _TURNS: Final = 100
 _NAMES_SECONDS: Final = 0.05
 _NAMES_AT_ONCE: Final = 100
 _ATTACH_KEYS: Final = frozenset(
-    {"op", "sandbox", "policy", "bearer", "names", "upstream_ca", "tag", "placeholders", "authority"}
+    {
+        "op",
+        "sandbox",
+        "policy",
+        "bearer",
+        "names",
+        "upstream_ca",
+        "tag",
+        "placeholders",
+        "authority",
+        "copies",
+    }
 )
 
 
@@ -268,7 +279,7 @@ class Engine:
             client_tls=ClientSide(authority),
             client_tls_http1=ClientSide(authority, (PROTOCOL,)),
             host_tls=HostSide(authorities.encode()) if authorities else self._host_tls,
-            write=audit_writer(log, self._control),
+            write=audit_writer(log, self._control, message.get("copies")),
             names=NameTable() if names is None else NameTable.from_json(names),
             bearer=None if bearer is None else Secret(bearer),
             scrubber=self._scrubber if credentials is self._credentials else scrubber_for(credentials),
@@ -321,13 +332,16 @@ class Engine:
             await attached.close()
 
 
-def audit_writer(log: AuditLog, control: Control) -> Callable[[AuditEvent], None]:
-    """Keeps events in the log, and then tells the supervisor of them."""
+def audit_writer(
+    log: AuditLog, control: Control, copies: Collection[str] | None = None
+) -> Callable[[AuditEvent], None]:
+    """Keeps events in the log, and tells the supervisor of those with an action in ``copies``, or of all."""
 
     def write(event: AuditEvent) -> None:
         line = event.to_line()
         log.append(line)
-        control.audit(line, event.at)
+        if copies is None or event.action in copies:
+            control.audit(line, event.at)
 
     return write
 

@@ -44,9 +44,9 @@ _ANSWER: Final = re.compile(
 )
 _VERSION: Final = b"HTTP/1."
 _METHOD_START: Final = re.compile(_TOKEN[:-1])
-# With a bare LF, so that a head which ends in one is complete, and found to be none.
-_BLANK_LINE: Final = re.compile(rb"\n\r?\n")
-_TELLING: Final = frozenset(map(len, ("connection", "content-length", "transfer-encoding")))
+_TELLING: Final = frozenset(
+    map(len, ("connection", "content-length", "transfer-encoding", "expect", "upgrade"))
+)
 _LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")
 _QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 # No white space, which the grammar calls bad; possessive, so that a line that is none takes no longer.
@@ -57,26 +57,60 @@ FIELD_LINE: Final = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n")
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """The field lines of a head, and what they say of the message and its connection."""
+
+    lines: bytes
+    version: bytes
+    fields: tuple[Field, ...]
+    length: int | None
+    """What Content-Length says; None where there is none."""
+    chunked: bool
+    closes: bool
+    """Whether its sender ends the connection after this message."""
+    expects: bool
+    """Whether there is an Expect field."""
+    upgrades: bool
+    """Whether there is an Upgrade field."""
+
+
+@dataclass(frozen=True, slots=True)
 class Head:
     """A head that is one. ``status`` is 0 for a request; method and target are empty for an answer."""
 
     size: int
-    closes: bool
-    """Whether its sender ends the connection after this message."""
-    version: bytes
-    fields: list[Field]
-    length: int | None
-    """What Content-Length says; None where there is none."""
-    chunked: bool
+    block: Block
     method: bytes = b""
     target: bytes = b""
     status: int = 0
     reason: bytes = b""
 
     @property
+    def version(self) -> bytes:
+        return self.block.version
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        return self.block.fields
+
+    @property
+    def length(self) -> int | None:
+        """What Content-Length says; None where there is none."""
+        return self.block.length
+
+    @property
+    def chunked(self) -> bool:
+        return self.block.chunked
+
+    @property
+    def closes(self) -> bool:
+        """Whether its sender ends the connection after this message."""
+        return self.block.closes
+
+    @property
     def has_body(self) -> bool:
         """Whether a request with this head has a body (section 6.3)."""
-        return self.chunked or bool(self.length)
+        return self.block.chunked or bool(self.block.length)
 
 
 class HeadError(Exception):
@@ -87,10 +121,11 @@ class HeadTooLargeError(HeadError):
     """More than ``MAX_HEAD`` bytes."""
 
 
-def request_head(data: bytes) -> Head | None:
+def request_head(data: bytes, last: Block | None = None) -> Head | None:
     """The head that ``data`` begins with; None while it is incomplete. ``HeadError`` when it is none.
 
-    Empty lines before it are the caller's to take away (section 2.2).
+    Empty lines before it are the caller's to take away (section 2.2). ``last`` is the block of the
+    connection's last request, which is given again where this one has the same lines.
     """
     if data and not _METHOD_START.match(data) and data != b"\r":
         raise HeadError("it does not begin with a method")
@@ -101,12 +136,13 @@ def request_head(data: bytes) -> Head | None:
     if match is None:
         raise HeadError("its lines are no request")
     method, target, minor, lines = match.groups()
-    fields = _parsed(lines)
-    length, chunked, closes = _framing(fields, minor)
-    if method == b"CONNECT" and (chunked or length):
+    version = _VERSION + minor
+    block = last if last is not None and (last.lines, last.version) == (lines, version) else None
+    made = Head(len(head), block or _block(lines, version), method, target)
+    if method == b"CONNECT" and made.has_body:
         # Does what follows belong to it or to the tunnel? Nobody could tell (RFC 9110 section 9.3.6).
         raise HeadError("a tunnel cannot be asked for with a body")
-    return Head(len(head), closes, _VERSION + minor, fields, length, chunked, method, target)
+    return made
 
 
 def answer_head(data: bytes) -> Head | None:
@@ -120,31 +156,28 @@ def answer_head(data: bytes) -> Head | None:
     if match is None:
         raise HeadError("its lines are no answer")
     minor, status, reason, lines = match.groups()
-    fields = _parsed(lines)
-    length, chunked, closes = _framing(fields, minor)
-    version = _VERSION + minor
-    return Head(len(head), closes, version, fields, length, chunked, status=int(status), reason=reason or b"")
+    return Head(len(head), _block(lines, _VERSION + minor), status=int(status), reason=reason or b"")
 
 
 def _complete(data: bytes) -> bytes | None:
-    end = _BLANK_LINE.search(data)
-    if (end.end() if end else len(data)) > MAX_HEAD:
+    at, bare = data.find(b"\n\r\n"), data.find(b"\n\n")
+    end = at + 3 if at >= 0 else 0
+    # With a bare LF, so that a head which ends in one is complete, and found to be none.
+    if bare >= 0 and not 0 <= at < bare:
+        end = bare + 2
+    if (end or len(data)) > MAX_HEAD:
         raise HeadTooLargeError("it is too large")
-    return data[: end.end()] if end else None
+    return data[:end] if end else None
 
 
-def _parsed(lines: bytes) -> list[Field]:
-    return [(name, value.strip(b" \t")) for name, value in _FIELD.findall(lines)]
-
-
-def _framing(fields: list[Field], minor: bytes) -> tuple[int | None, bool, bool]:
-    """The length of the body, by the one field that says so (section 6.3), whether it is chunked, and whether
-    the connection ends after it (section 9.3).
-
-    With HTTP/1.0 it always does: its ``keep-alive`` is an extension that proxies misread (C.2.2).
-    """
+def _block(lines: bytes, version: bytes) -> Block:
+    """The body's length is said by one field (section 6.3). The connection ends after the message where a
+    field says so (section 9.3), and with HTTP/1.0 always: its ``keep-alive`` is an extension that proxies
+    misread (C.2.2)."""
+    fields = tuple([(name, value.strip(b" \t")) for name, value in _FIELD.findall(lines)])
     length: bytes | None = None
-    chunked, closes = False, minor == b"0"
+    chunked, closes = False, version == b"HTTP/1.0"
+    expects = upgrades = False
     for name, value in fields:
         if len(name) not in _TELLING:
             continue
@@ -158,11 +191,16 @@ def _framing(fields: list[Field], minor: bytes) -> tuple[int | None, bool, bool]
                 if not _LENGTH.fullmatch(value):
                     raise HeadError("its length is no number")
                 length = value
-            elif value.lower() != b"chunked" or minor == b"0":
+            elif value.lower() != b"chunked" or version == b"HTTP/1.0":
                 raise HeadError("it has a transfer coding that is not chunked")
             else:
                 chunked = True
-    return (None if length is None else int(length)), chunked, closes
+        elif name == b"expect":
+            expects = True
+        elif name == b"upgrade":
+            upgrades = True
+    known = None if length is None else int(length)
+    return Block(lines, version, fields, known, chunked, closes, expects, upgrades)
 
 
 class Buffer(Protocol):

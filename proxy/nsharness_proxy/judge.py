@@ -33,6 +33,7 @@ from nsharness_proxy.claims import Origin
 from nsharness_proxy.decision import Decision, Judged, request_facts
 from nsharness_proxy.refusal import Refused, denied_by_policy, refused_by_authority
 from nsharness_proxy.sandbox import Sandbox, next_number
+from nsharness_proxy.told import Told
 
 # How OpenSSL calls the alerts of clients that do not trust us.
 _DISTRUST: Final = ("unknown ca", "bad certificate", "certificate unknown")
@@ -44,7 +45,7 @@ class Asked:
 
     method: bytes
     target: bytes
-    fields: Sequence[Field]
+    fields: tuple[Field, ...]
     claims: Claims
     body: bool
 
@@ -72,6 +73,7 @@ class Judge:
         self.origin = origin
         self.tunnel = tunnel
         """Where the CONNECT tunnel leads that this connection has become."""
+        self._told: Told | None = None
         self.approved: set[tuple[str, int]] = set()
         """Host and port of everything that was allowed: nothing else is connected to."""
 
@@ -171,12 +173,15 @@ class Judge:
             path = None if seen is None else seen.path
             return self.deny(judged.agreed, judged.outcome, method=method, path=path, answered=True)
         assert seen is not None
+        allow, told = judged.outcome, self._about(asked.fields)
         # What would follow the body, an answer's end or a message? So it is a request like any other.
-        websocket = headers.is_websocket(method, asked.fields) and not asked.body
-        prepared = sending.prepare(self.sandbox, seen, judged.outcome, asked.fields, websocket=websocket)
-        if isinstance(prepared, Refused):
-            return self.deny(judged.agreed, prepared, method=method, path=seen.path, answered=True)
-        made = self._decision(asked, seen, judged.outcome, prepared, websocket=websocket)
+        websocket = told.upgrades and method == "GET" and not asked.body
+        outgoing = told.outgoing(allow, _named(seen), websocket=websocket)
+        refused = outgoing if isinstance(outgoing, Refused) else sending.admit(self.sandbox, seen, allow)
+        if refused is not None or isinstance(outgoing, Refused):
+            assert refused is not None
+            return self.deny(judged.agreed, refused, method=method, path=seen.path, answered=True)
+        made = self._decision(asked, seen, allow, outgoing, websocket=websocket)
         self.approved.add((seen.host, seen.port))
         if not made.secret and made.identity is None:
             without = uninjected(self.sandbox.policy, seen, made.allow) or without_placeholder(made.allow)
@@ -191,19 +196,21 @@ class Judge:
         agreed = authority(asked.claims)
         if isinstance(agreed, Refusal):
             return Judged(refused_by_authority(agreed), agreed)
-        box, fields = self.sandbox, asked.fields
-        if (refused := sending.carries_secret(box, (asked.method, asked.target), fields)) is not None:
+        box, told = self.sandbox, self._about(asked.fields)
+        refused = told.refused or sending.carries_secret(box, (asked.method, asked.target), ())
+        if refused is not None:
             return Judged(refused, agreed)
         scheme: Scheme = "https" if asked.claims.tls else "http"
-        texts = [(name.decode("ascii"), value.decode("utf-8", "surrogateescape")) for name, value in fields]
+        target = _text(asked.target)
         try:
-            seen = view(_text(asked.method), scheme, agreed.host, agreed.port, _text(asked.target), texts)
+            seen = view(_text(asked.method), scheme, agreed.host, agreed.port, target, told.texts)
         except ValueError as error:
             return Judged(refusal.malformed(str(error)), agreed)
-        target = _bytes(seen.target)
         # Once more: taking dot segments out of a path puts together what they kept apart.
-        if target != asked.target and (refused := sending.carries_secret(box, (target,), ())) is not None:
-            return Judged(refused, agreed)
+        if seen.target != target:
+            refused = sending.carries_secret(box, (_bytes(seen.target),), ())
+            if refused is not None:
+                return Judged(refused, agreed)
         decision = decide(box.policy, seen)
         if isinstance(decision, Deny):
             refused = denied_by_policy(decision)
@@ -213,16 +220,22 @@ class Judge:
         return Judged(decision, agreed, asked.claims, seen)
 
     def _decision(
-        self, asked: Asked, seen: RequestView, allow: Allow, prepared: sending.Prepared, *, websocket: bool
+        self, asked: Asked, seen: RequestView, allow: Allow, outgoing: sending.Outgoing, *, websocket: bool
     ) -> Decision:
-        named = join_authority(seen.host, seen.port)
-        if seen.port == DEFAULT_PORTS[seen.scheme]:
-            named = named.removesuffix(f":{seen.port}")
-        kept = headers.with_host(prepared.fields, named)
         sent = Outbound(self.sandbox.scrubber, self._stray_detector(), self._size_check(allow))
-        made = Decision(next_number(), asked.claims, seen, allow, kept, prepared.secret, websocket, sent)
-        sent.refuse = lambda refused: self.stop(made, refused)
+        fields, secret = outgoing.fields, outgoing.secret
+        made = Decision(next_number(), asked.claims, seen, allow, fields, secret, websocket, sent)
+        if asked.body or websocket:
+            # Otherwise nothing comes that could be refused, and this is a circle of references.
+            sent.refuse = lambda refused: self.stop(made, refused)
         return made
+
+    def _about(self, fields: tuple[Field, ...]) -> Told:
+        """What is known of these fields: the same as of the last ones, if they are."""
+        told = self._told
+        if told is None or told.fields is not fields:
+            told = self._told = Told(self.sandbox, fields)
+        return told
 
     def _size_check(self, allow: Allow) -> Any:
         def check(size: int) -> Refused | None:
@@ -343,6 +356,13 @@ class Judge:
 def _audited(proof: Proof) -> Encoded:
     """A proof as audit lines carry it: that of the next request over a connection is mostly the same."""
     return Encoded(proof.to_audit())
+
+
+def _named(seen: RequestView) -> str:
+    """The Host field for a request, without a port that its scheme says already."""
+    if seen.port != DEFAULT_PORTS[seen.scheme]:
+        return join_authority(seen.host, seen.port)
+    return f"[{seen.host}]" if ":" in seen.host else seen.host
 
 
 def _upstream(reached: Reached, scheme: Scheme) -> Upstream | None:

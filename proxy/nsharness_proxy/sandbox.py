@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import datetime as dt
 import hmac
 import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 from nsharness.audit.event import Action, AuditEvent, Road
@@ -84,10 +84,7 @@ class Sandbox:
                     facts[name] = clean = self.scrubber.text(text)
                     if name != "path" and clean == text and len(self._harmless) < _REMEMBERED:
                         self._harmless.add(text)
-        moment = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
-        self.write(
-            AuditEvent(time.monotonic_ns(), moment.replace("+00:00", "Z"), self.id, action, road, **facts)
-        )
+        self.write(AuditEvent(time.monotonic_ns(), _moment(time.time_ns()), self.id, action, road, **facts))
 
     def resolve(self, name: str) -> str | None:
         """The synthetic address of a name that policy allows; None, recorded, for any other."""
@@ -126,6 +123,17 @@ class Sandbox:
             given = b""
         expected = self.bearer.reveal().encode() + b":"
         return hmac.compare_digest(given, expected) and scheme.lower() == "basic"
+
+
+def _moment(nanoseconds: int) -> str:
+    """A time since the epoch in UTC, to the millisecond (RFC 3339)."""
+    seconds, rest = divmod(nanoseconds, 10**9)
+    return f"{_second(seconds)}.{rest // 10**6:03d}Z"
+
+
+@lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def next_number() -> int:

@@ -1,8 +1,8 @@
 """A request on its way out: what goes on of it, whether it may at all, and with which secrets.
 
-``prepare`` is asked when a request was allowed, ``fill`` when the connection to its host stands. Between the
-two there is no secret in the request, and nothing else in the program has one to put into it. ``certificate``
-is asked while that connection is made, if its host wants to see one.
+``outgoing`` and ``admit`` are asked when a request was allowed, ``fill`` when the connection to its host
+stands. In between there is no secret in the request, and nothing else in the program has one to put into it.
+``certificate`` is asked while that connection is made, if its host wants to see one.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from nsharness.credentials.map import ClientCertificate
+from nsharness.policy import headers, limits
 from nsharness.policy.authority import Claims
 from nsharness.policy.decide import Allow
-from nsharness.policy.headers import Field, HeaderError, outgoing
-from nsharness.policy.limits import Usage, admit, retry_after
+from nsharness.policy.headers import Field, HeaderError
+from nsharness.policy.limits import Usage, retry_after
 from nsharness.policy.proof import Proof, ProofError, Upstream, prove
 from nsharness.policy.request import RequestView
 from nsharness_proxy import refusal
@@ -25,10 +26,11 @@ from nsharness_proxy.sandbox import Sandbox
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """The header fields that go on, and the names of those that are injected or become secrets."""
+class Outgoing:
+    """The header fields that go on, a Host field first, and the names of those that are injected or become
+    secrets."""
 
-    fields: list[Field]
+    fields: tuple[Field, ...]
     secret: tuple[str, ...]
 
 
@@ -41,28 +43,42 @@ def carries_secret(sandbox: Sandbox, parts: Iterable[bytes], fields: Iterable[Fi
     return SECRET_IN_REQUEST if sandbox.scrubber.finds(b"\n".join(lines)) else None
 
 
-def prepare(
-    sandbox: Sandbox, seen: RequestView, allow: Allow, fields: Sequence[Field], *, websocket: bool
-) -> Prepared | Refused:
-    """What goes on of an allowed request, or why it may not. Counts it, if it may."""
+def outgoing(
+    sandbox: Sandbox, allow: Allow, fields: Sequence[Field], host: str, *, websocket: bool
+) -> Outgoing | Refused:
+    """What goes on of the header fields of an allowed request, with ``host`` as its Host field, or why it may
+    not. The same for every request with these fields that is allowed by the same."""
     pattern = str(allow.pattern)
     certified = not allow.rule.client_certificate or sandbox.credentials.has_certificate(pattern)
     if not certified or not all(sandbox.credentials.has(pattern, name) for name in allow.inject):
         # Rather no request than one without the credential that the profile promises.
         return Refused(502, "credential-missing", allow.rule.name)
     placeholders = sandbox.placeholders
+    usable = placeholders.usable(allow.rule)
     try:
-        kept = outgoing(fields, allow, websocket=websocket, placeholders=placeholders.usable(allow.rule))
+        kept = headers.outgoing(fields, allow, websocket=websocket, placeholders=usable)
     except HeaderError as error:
         return refusal.malformed(str(error))
-    if placeholders.detector is None:
-        return _count(sandbox, allow) or Prepared(kept, allow.inject)
-    neutral, used = placeholders.used(kept, allow.rule)
-    if sandbox.policy.stray_placeholders == "block":
-        lines = (seen.target.encode("utf-8", "surrogateescape"), *(name + b": " + v for name, v in neutral))
-        if placeholders.finds(b"\n".join(lines)):
+    secret = allow.inject
+    if placeholders.detector is not None:
+        neutral, used = placeholders.used(kept, allow.rule)
+        if _strays(sandbox, *(name + b": " + value for name, value in neutral)):
             return STRAY_PLACEHOLDER
-    return _count(sandbox, allow) or Prepared(kept, (*allow.inject, *used))
+        secret = (*secret, *used)
+    return Outgoing(tuple(headers.with_host(kept, host)), secret)
+
+
+def admit(sandbox: Sandbox, seen: RequestView, allow: Allow) -> Refused | None:
+    """Why a request that could go on may not: by its target, or by how many there were. Counts others."""
+    target = seen.target.encode("utf-8", "surrogateescape")
+    if sandbox.placeholders.detector is not None and _strays(sandbox, target):
+        return STRAY_PLACEHOLDER
+    return _count(sandbox, allow)
+
+
+def _strays(sandbox: Sandbox, *lines: bytes) -> bool:
+    """Whether there is a placeholder where it may not be."""
+    return sandbox.policy.stray_placeholders == "block" and sandbox.placeholders.finds(b"\n".join(lines))
 
 
 def fill(
@@ -110,7 +126,7 @@ def _prove(sandbox: Sandbox, claims: Claims, seen: RequestView, upstream: Upstre
 def _count(sandbox: Sandbox, allow: Allow) -> Refused | None:
     rule, now = allow.rule, time.monotonic_ns()
     usage = sandbox.usage.get(rule.name, Usage())
-    sandbox.usage[rule.name], denied = admit(rule, usage, now)
+    sandbox.usage[rule.name], denied = limits.admit(rule, usage, now)
     if denied is None:
         return None
     refused = denied_by_policy(denied)

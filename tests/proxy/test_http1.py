@@ -115,9 +115,8 @@ def test_no_status_line(line: bytes) -> None:
 def test_what_is_kept_of_a_head() -> None:
     host = (b"Host", b"docs.test")
     target = b"http://docs.test/ok"
-    assert read(GET + b"\r\nrest") == http1.Head(
-        len(GET) + 2, False, b"HTTP/1.1", [host], None, False, b"GET", target
-    )
+    block = http1.Block(b"Host: docs.test\r\n", b"HTTP/1.1", (host,), None, False, False, False, False)
+    assert read(GET + b"\r\nrest") == http1.Head(len(GET) + 2, block, b"GET", target)
     closing = read(GET + b"Connection: a, CLOSE\r\nContent-Length: 70\r\n\r\n")
     assert isinstance(closing, http1.Head)
     assert (closing.closes, closing.length, closing.chunked, closing.has_body) == (True, 70, False, True)
@@ -129,8 +128,9 @@ def test_what_is_kept_of_a_head() -> None:
     assert (chunked.length, chunked.chunked, chunked.has_body) == (None, True, True)
     for line, reason in ((b"", b""), (b" ", b""), (b" No \xc3\xa4", b"No \xc3\xa4")):
         line = b"HTTP/1.1 204" + line
+        block = http1.Block(b"", b"HTTP/1.1", (), None, False, False, False, False)
         assert read(line + b"\r\n\r\n", answer=True) == http1.Head(
-            len(line) + 4, False, b"HTTP/1.1", [], None, False, status=204, reason=reason
+            len(line) + 4, block, status=204, reason=reason
         )
     old = read(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\n", answer=True)
     assert isinstance(old, http1.Head)

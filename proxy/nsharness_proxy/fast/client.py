@@ -18,7 +18,7 @@ from nsharness_proxy.fast.framing import Chunked, Fixed, Reader
 from nsharness_proxy.fast.front import IDLE_SECONDS, Front
 from nsharness_proxy.fast.host import CLOSED, Host
 from nsharness_proxy.fast.service import Service
-from nsharness_proxy.http1 import Head, HeadError, HeadTooLargeError
+from nsharness_proxy.http1 import Block, Head, HeadError, HeadTooLargeError
 from nsharness_proxy.judge import Asked
 from nsharness_proxy.refusal import Refused
 from nsharness_proxy.upstream import UpstreamError
@@ -35,7 +35,8 @@ class Client(Front):
 
     def __init__(self, service: Service) -> None:
         super().__init__(service)
-        self._named: Named | None = None
+        self._block: Block | None = None
+        self._absolute = ("", "")
         self._claims: Claims | None = None
         self._head: Head | None = None
         self._reader: Reader | None = None
@@ -43,8 +44,6 @@ class Client(Front):
         self._out: list[bytes] = []
         self._chunks = False
         self._closes = False
-
-    # A request.
 
     def _next_head(self) -> bool:
         if self._client_is_full:
@@ -58,7 +57,7 @@ class Client(Front):
         if not data:
             return False
         try:
-            head = http1.request_head(data)
+            head = http1.request_head(data, self._block)
         except HeadTooLargeError:
             self._reject(Refused(431, "headers-too-large"))
             return False
@@ -81,7 +80,8 @@ class Client(Front):
             # Another method than that, and not to every reader.
             self._reject(NOT_FORWARDED, method)
             return False
-        if not head.has_body and headers.is_websocket(method, head.fields):
+        block = head.block
+        if block.upgrades and not head.has_body and headers.is_websocket(method, block.fields):
             self._hand_over()
             return False
         self._buffer = self._buffer[head.size :]
@@ -92,13 +92,12 @@ class Client(Front):
             self._reject(NOT_FORWARDED, method)
             return False
         judge = self.judge
-        named = Named(scheme, absolute, "", headers.values(head.fields, b"host"), self._tls, self._sni)
-        if named != self._named:
+        if block is not self._block or (scheme, absolute) != self._absolute or self._claims is None:
             # What a client says of its destination is mostly what it said before.
-            self._named = named
+            self._block, self._absolute = block, (scheme, absolute)
+            named = Named(scheme, absolute, "", headers.values(block.fields, b"host"), self._tls, self._sni)
             self._claims = claims.of_request(judge.origin, judge.sandbox.names, judge.tunnel, named)
         claimed = self._claims
-        assert claimed is not None
         made = judge.decide(Asked(head.method, target, head.fields, claimed, head.has_body))
         self._answered = False
         self._answer = None
@@ -109,8 +108,8 @@ class Client(Front):
             return self._refuse(made)
         self._made = made
         self._read = self._waiting
-        if any(name.lower() == b"expect" for name, _ in made.fields):
-            made.fields = [field for field in made.fields if field[0].lower() != b"expect"]
+        if block.expects and any(name.lower() == b"expect" for name, _ in made.fields):
+            made.fields = tuple(field for field in made.fields if field[0].lower() != b"expect")
             self._transport.write(wire.CONTINUE)
         again = head.method in _SAFE and not head.has_body
         host = self._service.hosts.take(made, again=again)
@@ -128,7 +127,7 @@ class Client(Front):
             return False
         self._head, self._closes, self._reader, self._answered = head, head.closes, None, False
         # In a tunnel the same words say something else.
-        self._named = None
+        self._block = self._claims = None
         target = head.target.decode("utf-8", "surrogateescape")
         refused = judge.enter(claims.of_connect(target, headers.values(head.fields, b"host")), head.fields)
         if refused is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsharness.audit.event import AuditEvent
+from nsharness.audit.event import AuditEvent, Encoded
 
 EVENT = AuditEvent(
     1, "2026-01-01T00:00:00.000Z", "s1", "inject", "forward", request=7, headers=("Authorization",)
@@ -45,6 +46,15 @@ def test_an_event_survives_json(event: AuditEvent) -> None:
     assert AuditEvent.from_json(json.loads(json.dumps(event.to_json()))) == event
 
 
+@given(events, st.booleans())
+def test_a_line_says_the_same(event: AuditEvent, encoded: bool) -> None:
+    if encoded and event.proof is not None:
+        event = replace(event, proof=Encoded(event.proof))
+    line = event.to_line()
+    assert json.loads(line) == event.to_json()
+    assert b"\n" not in line
+
+
 def test_what_is_absent_is_not_written() -> None:
     assert EVENT.to_json() == {
         "at": 1,
@@ -61,6 +71,7 @@ def test_texts_are_bounded() -> None:
     """A client chooses paths and names: a log line must not grow with them."""
     long = AuditEvent(1, "", "s1", "deny", "dns", host="a" * 100_000)
     assert len(json.dumps(long.to_json())) < 3000
+    assert json.loads(long.to_line()) == long.to_json()
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ LAYERS = {
     "credentials": ["errors", "linux", "policy"],
     "sandbox": ["errors", "linux", "plan"],
     "supervisor": ["errors", "linux", "policy", "credentials", "plan", "audit", "overlay"],
+    "background": ["errors", "linux", "supervisor"],
     "presets": ["errors", "policy"],
     "tools": ["errors"],
     "agent": ["errors", "policy", "tools"],
@@ -60,6 +61,7 @@ LAYERS = {
         "audit",
         "overlay",
         "supervisor",
+        "background",
         "presets",
         "tools",
         "agent",
@@ -179,3 +181,22 @@ def test_the_zygote_imports_neither_credentials_nor_policy() -> None:
 def test_public_names_are_there_and_load_on_use() -> None:
     program = "import nsharness\nfor name in nsharness.__all__: getattr(nsharness, name)"
     assert {"pydantic", "nsharness"} <= loaded_by(program)
+
+
+def test_a_command_that_is_handed_over_loads_next_to_nothing() -> None:
+    """The whole way of ``nsharness exec`` until a spare has taken it: what is slow to import is named, and so
+    is how much there may be."""
+    idle = loaded_by("pass")
+    found = loaded_by("import nsharness.cli, nsharness.background.client") - idle
+    assert not found & {
+        "typing",
+        "socket",
+        "argparse",
+        "re",
+        "enum",
+        "collections",
+        "pathlib",
+        "signal",
+        "json",
+    }
+    assert len(found) <= 8, found

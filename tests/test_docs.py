@@ -61,9 +61,9 @@ def test_programs_in_the_readme_use_names_that_exist(block: str) -> None:
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=str)
 def test_commands_in_the_documentation_exist(path: Path) -> None:
-    from nsharness.cli import _parser
+    from nsharness.cli.parser import parser
 
-    (subparsers,) = (a for a in _parser()._actions if hasattr(a, "choices") and a.dest == "command")
+    (subparsers,) = (a for a in parser()._actions if hasattr(a, "choices") and a.dest == "command")
     known = set(subparsers.choices or ())
     for command in re.findall(r"`nsharness ([a-z]+)", path.read_text(encoding="utf-8")):
         assert command in known, command
@@ -77,12 +77,12 @@ EXAMPLES = [
 
 
 def test_the_settings_of_a_client_start_a_command_that_there_is() -> None:
-    from nsharness.cli import _parser
+    from nsharness.cli.parser import parser
 
     (block,) = blocks("json", TOOLS)
     for server in json.loads(block)["mcpServers"].values():
         assert server["command"] == "nsharness"
-        assert _parser().parse_args(server["args"]).command == "mcp"
+        assert parser().parse_args(server["args"]).command == "mcp"
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn, Protocol
 
-from nsharness.cli import interrupt
+from nsharness.cli.command import interrupt
 from nsharness.errors import NsharnessError
 from nsharness.supervisor.console import Console
 

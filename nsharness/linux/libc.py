@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from functools import cache
 from typing import Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -33,6 +34,7 @@ _ARCH: Final[dict[str, dict[str, int]]] = {
 }
 
 
+@cache
 def syscall_number(name: str) -> int:
     """The number of a call that differs between architectures; ``OSError(ENOSYS)`` on one we do not know."""
     machine = os.uname().machine

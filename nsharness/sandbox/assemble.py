@@ -12,11 +12,12 @@ import ctypes
 import os
 import struct
 from contextlib import nullcontext
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
 from nsharness.linux import libc, mounts
-from nsharness.linux.fds import close_all
+from nsharness.linux.fds import close_all, write_all
 from nsharness.linux.process import file_access_as
 from nsharness.plan.steps import (
     Bind,
@@ -62,14 +63,16 @@ def assemble(plan: Plan) -> int:
         libc.mount("nsharness", _BASE, "tmpfs", _NOSUID_NODEV, options)
         base = os.open(_BASE, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         procfs = -1
-        for index, step in enumerate(plan.steps):
-            try:
-                if isinstance(step, Proc):
-                    procfs = _proc(base, step)
-                else:
-                    _carry_out(step, base, plan, trees.get(index, -1))
-            except OSError as error:
-                raise StepFailedError(error.errno, f"{step.describe()}: {error.strerror}") from error
+        for as_workload, steps in groupby(enumerate(plan.steps), lambda each: _as_workload(each[1])):
+            with file_access_as(plan.uid, plan.gid) if as_workload else nullcontext():
+                for index, step in steps:
+                    try:
+                        if isinstance(step, Proc):
+                            procfs = _proc(base, step)
+                        else:
+                            _carry_out(step, base, plan, trees.get(index, -1))
+                    except OSError as error:
+                        raise StepFailedError(error.errno, f"{step.describe()}: {error.strerror}") from error
         os.close(base)
         mounts.pivot_root(_BASE)
         return procfs
@@ -80,39 +83,51 @@ def assemble(plan: Plan) -> int:
 def _open_sources(plan: Plan) -> dict[int, int]:
     """A detached clone of every mount source, by the step's number in the plan."""
     trees: dict[int, int] = {}
-    for index, step in enumerate(plan.steps):
-        if not isinstance(step, Bind | Device | Overlay):
-            continue
-        source = step.path if isinstance(step, Device) else step.source
-        try:
+    try:
+        with file_access_as(plan.uid, plan.gid):
+            for index, step in enumerate(plan.steps):
+                if isinstance(step, Bind | Device):
+                    trees[index] = _source(step)
+        for index, step in enumerate(plan.steps):
             if isinstance(step, Overlay):
-                trees[index] = overlay.mounted(step, plan)
-                continue
-            with file_access_as(plan.uid, plan.gid):
-                place = os.open(source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                trees[index] = mounts.clone_tree(place)
-            finally:
-                os.close(place)
-        except OSError as error:
-            close_all(trees.values())
-            raise StepFailedError(error.errno, f"{step.describe()}: {error.strerror}") from error
+                try:
+                    trees[index] = overlay.mounted(step, plan)
+                except OSError as error:
+                    raise StepFailedError(error.errno, f"{step.describe()}: {error.strerror}") from error
+    except BaseException:
+        close_all(trees.values())
+        raise
     return trees
+
+
+def _source(step: Bind | Device) -> int:
+    source = step.path if isinstance(step, Device) else step.source
+    try:
+        place = os.open(source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            return mounts.clone_tree(place)
+        finally:
+            os.close(place)
+    except OSError as error:
+        raise StepFailedError(error.errno, f"{step.describe()}: {error.strerror}") from error
+
+
+def _as_workload(step: Step) -> bool:
+    """Whether a step is taken with the workload's rights to files: what it makes is the workload's, or its
+    place may be in the workload's home, where root without capabilities is nobody."""
+    return isinstance(step, Bind | Overlay | Cover) or (isinstance(step, Directory | File) and step.owned)
 
 
 def _carry_out(step: Step, base: int, plan: Plan, tree: int) -> None:
     match step:
         case Directory() | Symlink() | Links() | File():
-            _make(step, plan)
+            _make(step)
         case Bind() | Overlay():
             read_only = isinstance(step, Bind) and not step.writable
             mounts.set_attributes(tree, read_only=read_only, noexec=isinstance(step, Bind) and step.noexec)
-            # The place may be in the workload's home, where root without capabilities is nobody.
-            with file_access_as(plan.uid, plan.gid):
-                _attach(tree, base, step.path)
+            _attach(tree, base, step.path)
         case Cover(path, by):
-            with file_access_as(plan.uid, plan.gid):
-                _cover(base, path, by)
+            _cover(base, path, by)
         case Device(path):
             mounts.set_attributes(tree, read_only=False, nodev=False, noexec=True)
             _file(path, b"", 0o666)
@@ -132,27 +147,21 @@ def _carry_out(step: Step, base: int, plan: Plan, tree: int) -> None:
             raise AssertionError("handled by the caller")
 
 
-def _make(step: Directory | Symlink | Links | File, plan: Plan) -> None:
+def _make(step: Directory | Symlink | Links | File) -> None:
     match step:
-        case Directory(path, owned):
-            _directory(path, plan if owned else None)
+        case Directory(path):
+            try:
+                os.mkdir(_BASE + path)  # noqa: PTH102 - in the way of every start
+            except FileExistsError:
+                # A directory that a bind brought along is as good as one of ours.
+                if not os.path.isdir(_BASE + path):  # noqa: PTH112
+                    raise
         case Symlink(path, target):
             Path(_BASE + path).symlink_to(target)
         case Links(path, into, names):
             _links(path, into, names)
-        case File(path, content, mode, owned, binary):
-            data = base64.b64decode(content, validate=True) if binary else content.encode()
-            with file_access_as(plan.uid, plan.gid) if owned else nullcontext():
-                _file(path, data, mode)
-
-
-def _directory(path: str, owner: Plan | None) -> None:
-    # A directory that a bind brought along is as good as one of ours.
-    if owner is None:
-        Path(_BASE + path).mkdir(exist_ok=True)
-    else:
-        with file_access_as(owner.uid, owner.gid):
-            Path(_BASE + path).mkdir(exist_ok=True)
+        case File(path, content, mode, _, binary):
+            _file(path, base64.b64decode(content, validate=True) if binary else content.encode(), mode)
 
 
 def _links(path: str, into: str, names: tuple[str, ...]) -> None:
@@ -165,14 +174,16 @@ def _links(path: str, into: str, names: tuple[str, ...]) -> None:
 
 
 def _file(path: str, content: bytes, mode: int) -> None:
-    target = Path(_BASE + path)
-    if target.exists() and not content:
+    target = _BASE + path
+    if not content and os.path.exists(target):  # noqa: PTH110 - as above
         return
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(target, flags, mode)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
+    try:
+        write_all(descriptor, content)
         os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
 
 
 def _cover(base: int, path: str, by: str) -> None:

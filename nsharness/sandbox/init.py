@@ -66,6 +66,20 @@ def main(
         os._exit(code)
 
 
+def wait(offer: int, status: int, lifeline: int, filters: Sequence[seccomp.Compiled]) -> None:
+    """The same for one that is made ahead: what it is to be comes on the socket ``offer``. Never returns."""
+    try:
+        spawn.close_all_but(0, 1, 2, offer, status, lifeline)
+        with socket.socket(fileno=offer) as sock:
+            _, descriptors = fds.receive(sock)
+    except BaseException:  # noqa: BLE001 - as above
+        os._exit(1)
+    if len(descriptors) != 2:
+        os._exit(0)  # Nobody has needed it.
+    plan, control = descriptors
+    main(plan, control, status, lifeline, filters)
+
+
 def confine(plan: Plan, filters: Sequence[seccomp.Compiled]) -> None:
     """Apply the plan, enter the workload's user namespace and give up every privilege for good.
 

@@ -5,8 +5,11 @@ process is slow, and because pyroute2 should be imported once. It never sees a c
 privileges it enters a user namespace of its own first; that one owns every network, mount and pid namespace
 it makes, so that a workload, one user namespace further down, can change none of them.
 
-Requests on the control socket: ``gateway``, ``sandbox``, ``release``. End-of-file there ends the zygote and,
-through the lifeline that every sandbox's PID 1 watches, all its sandboxes.
+Requests on the control socket: ``gateway``, ``sandbox``, ``release``, ``pool``. End-of-file there ends the
+zygote and, through the lifeline that every sandbox's PID 1 watches, all its sandboxes.
+
+With a pool it makes gateways ahead, each with a first process that is in its namespaces already and waits for
+its plan: when nothing else is to be done, so that nobody waits for it.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ import os
 import selectors
 import signal
 import socket
-import sys
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from nsharness.errors import ASK_DOCTOR, NsharnessError
@@ -36,6 +41,20 @@ _SANDBOX_NAMESPACES: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A first process that waits for its plan on the other end of ``offer``; it and its parent report on the
+    pipe ``status``."""
+
+    offer: socket.socket
+    status: int
+
+    def close(self) -> None:
+        """Nobody needs it: it sees the end of its socket, and ends."""
+        self.offer.close()
+        os.close(self.status)
+
+
 class Zygote:
     """The request loop and the gateways that it keeps."""
 
@@ -43,6 +62,10 @@ class Zygote:
         self._control = control
         self._gateways: dict[int, gateway.Gateway] = {}
         self._next_gateway = 1
+        self._pool_size = 0
+        self._pool: deque[tuple[gateway.Gateway, Waiting | None]] = deque()
+        self._waiting: dict[int, Waiting] = {}
+        self._expected: set[int] = set()  # gateways whose sandboxes somebody is about to ask for
         self._compiled: dict[bool, tuple[seccomp.Compiled, ...]] = {}
         # Its writing end is held by this process alone: when the zygote is gone, however it went, every
         # sandbox sees end-of-file on its copy of the reading end.
@@ -57,7 +80,11 @@ class Zygote:
             selector.register(self._control, selectors.EVENT_READ)
             selector.register(wakeup_read, selectors.EVENT_READ)
             while True:
-                for key, _ in selector.select():
+                wanting = len(self._pool) < self._pool_size and not self._expected
+                ready = selector.select(0 if wanting else None)
+                if not ready and wanting:
+                    self._fill()
+                for key, _ in ready:
                     if key.fileobj is self._control:
                         message, descriptors = fds.receive(self._control)
                         if message is None:
@@ -87,12 +114,18 @@ class Zygote:
                     with contextlib.suppress(NsharnessError):
                         self._filters(user_namespaces=False)
                 case "sandbox":
-                    filters = self._filters(user_namespaces=message.get("user_namespaces") is True)
-                    self._make_sandbox(tag, int(message["gateway"]), filters, *descriptors)
+                    self._make_sandbox(
+                        tag, int(message["gateway"]), message.get("user_namespaces") is True, *descriptors
+                    )
                 case "release":
-                    made = self._gateways.pop(int(message["gateway"]), None)
-                    if made is not None:
+                    number = int(message["gateway"])
+                    self._expected.discard(number)
+                    if (waiting := self._waiting.pop(number, None)) is not None:
+                        waiting.close()
+                    if (made := self._gateways.pop(number, None)) is not None:
                         made.close()
+                case "pool":
+                    self._pool_size = int(message["size"])
                 case unknown:
                     raise NsharnessError(f"unknown request {unknown!r}")
         except (OSError, NsharnessError) as error:
@@ -100,9 +133,40 @@ class Zygote:
         finally:
             fds.close_all(descriptors)
 
+    def _fill(self) -> None:
+        """Make one more gateway ahead, with a first process. A refusal is told to whoever asks for one."""
+        try:
+            made = gateway.create()
+        except (OSError, NsharnessError):
+            self._pool_size = 0
+            return
+        waiting = None
+        with contextlib.suppress(OSError, NsharnessError):
+            waiting = self._fork_waiting(made.sandbox_netns, self._filters(user_namespaces=False))
+        self._pool.append((made, waiting))
+
+    def _fork_waiting(self, netns: int, filters: tuple[seccomp.Compiled, ...]) -> Waiting:
+        ours, theirs = fds.message_pair()
+        status_read, status_write = os.pipe2(os.O_CLOEXEC)
+        intermediate = os.fork()
+        if intermediate == 0:
+            descriptors = (theirs.fileno(), status_write, self._lifeline)
+            _become_parent_of_init(netns, status_write, (), lambda: init.wait(*descriptors, filters))
+        theirs.close()
+        os.close(status_write)
+        os.waitpid(intermediate, 0)
+        return Waiting(ours, status_read)
+
     def _make_gateway(self, tag: str, *, mtls: bool) -> None:
-        made = gateway.create(gateway.MTLS_PORT if mtls else gateway.PROXY_PORT)
+        waiting = None
+        if mtls or not self._pool:
+            made = gateway.create(gateway.MTLS_PORT if mtls else gateway.PROXY_PORT)
+        else:
+            made, waiting = self._pool.popleft()
         number, self._next_gateway = self._next_gateway, self._next_gateway + 1
+        self._expected.add(number)
+        if waiting is not None:
+            self._waiting[number] = waiting
         self._send({"event": "gateway", "reply_to": tag, "gateway": number}, made.listeners)
         # The supervisor has the listeners now; only the namespaces stay here.
         fds.close_all(made.listeners)
@@ -116,30 +180,27 @@ class Zygote:
         return self._compiled[user_namespaces]
 
     def _make_sandbox(
-        self,
-        tag: str,
-        number: int,
-        filters: tuple[seccomp.Compiled, ...],
-        plan: int,
-        control: int,
-        *groups: int,
+        self, tag: str, number: int, user_namespaces: bool, plan: int, control: int, *groups: int
     ) -> None:
         if number not in self._gateways:
             raise NsharnessError(f"gateway {number} does not exist")
-        status_read, status_write = os.pipe2(os.O_CLOEXEC)
-        intermediate = os.fork()
-        if intermediate == 0:
-            _become_parent_of_init(
-                self._gateways[number].sandbox_netns,
-                (plan, control, status_write, self._lifeline),
-                filters,
-                groups,
-            )
-        os.close(status_write)
-        with os.fdopen(status_read, "rb") as stream:
+        self._expected.discard(number)
+        waiting = self._waiting.pop(number, None)
+        intermediate = 0
+        # One that waits is in its namespaces already: too late for groups, and its filters are what they are.
+        if waiting is not None and not groups and not user_namespaces and _offered(waiting, plan, control):
+            status = os.dup(waiting.status)
+        else:
+            filters = self._filters(user_namespaces=user_namespaces)
+            netns = self._gateways[number].sandbox_netns
+            intermediate, status = self._fork_first(netns, (plan, control), groups, filters)
+        if waiting is not None:
+            waiting.close()
+        with os.fdopen(status, "rb") as stream:
             # Until both writers have closed it: the intermediate process by ending, PID 1 by being ready.
             report = stream.read().splitlines()
-        os.waitpid(intermediate, 0)
+        if intermediate:
+            os.waitpid(intermediate, 0)
         pid = next((int(line) for line in report if line.isdigit()), 0)
         if pid == 0 or b"ready" not in report:
             raise _failure([line for line in report if not line.isdigit()])
@@ -150,6 +211,23 @@ class Zygote:
         finally:
             os.close(pidfd)
 
+    def _fork_first(
+        self,
+        netns: int,
+        given: tuple[int, int],
+        groups: tuple[int, ...],
+        filters: tuple[seccomp.Compiled, ...],
+    ) -> tuple[int, int]:
+        """Fork a first process that is ``given`` its plan and its control socket; the pid of its parent, and
+        the pipe on which both report."""
+        status_read, status_write = os.pipe2(os.O_CLOEXEC)
+        intermediate = os.fork()
+        if intermediate == 0:
+            descriptors = (*given, status_write, self._lifeline)
+            _become_parent_of_init(netns, status_write, groups, lambda: init.main(*descriptors, filters))
+        os.close(status_write)
+        return intermediate, status_read
+
     def _send(self, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
         try:
             fds.send(self._control, message, descriptors)
@@ -157,17 +235,19 @@ class Zygote:
             return  # The supervisor is gone; end-of-file follows.
 
 
-def _become_parent_of_init(
-    netns: int,
-    descriptors: tuple[int, int, int, int],
-    filters: tuple[seccomp.Compiled, ...],
-    groups: tuple[int, ...],
-) -> None:
-    """The intermediate process: enters the namespaces, forks PID 1, ends. Never returns.
+def _offered(waiting: Waiting, plan: int, control: int) -> bool:
+    """Whether a first process that waits could be given its plan."""
+    try:
+        fds.send(waiting.offer, {}, (plan, control))
+    except OSError:
+        return False  # Somebody has killed it.
+    return True
 
-    ``descriptors`` are what PID 1 is given: the plan, its control socket, its status pipe and the lifeline.
-    """
-    status = descriptors[2]
+
+def _become_parent_of_init(
+    netns: int, status: int, groups: tuple[int, ...], become_init: Callable[[], None]
+) -> None:
+    """The intermediate process: enters the namespaces, forks PID 1, ends. Never returns."""
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -177,7 +257,7 @@ def _become_parent_of_init(
         os.unshare(_SANDBOX_NAMESPACES)
         pid = os.fork()
         if pid == 0:
-            init.main(*descriptors, filters)
+            become_init()
         os.write(status, f"{pid}\n".encode())
     except BaseException as error:  # noqa: BLE001 - nothing may get past os._exit
         fds.write_all(status, json.dumps(describe(error)).encode() + b"\n")
@@ -237,4 +317,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Without taking the interpreter apart: whoever waits for our end waits for that, too.
+    os._exit(main())

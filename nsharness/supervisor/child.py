@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -75,12 +76,11 @@ class Child:
         """Wait up to ``grace`` seconds for it to end by itself, then kill it. Idempotent."""
         if self._stderr < 0:
             return
-        try:
-            self._process.wait(grace)
-        except subprocess.TimeoutExpired:
+        # Not by subprocess, which looks at times that grow.
+        if self._process.poll() is None and not select.select([self.pidfd], [], [], grace)[0]:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            self._process.wait()
+        self._process.wait()
         self._last_words = self.complaint()
         os.close(self.pidfd)
         os.close(self._stderr)

@@ -66,9 +66,21 @@ class Early:
         if (descriptor := self.take_map()) is not None:
             fds.close_all([descriptor])
 
+    def warm(self) -> None:
+        """Let the proxy import what it will need once it serves, and the zygote make a gateway: for whoever
+        has the time."""
+        for name, message in (("proxy", {"op": "import"}), ("zygote", {"op": "pool", "size": 1})):
+            if (started := self._started.get(name)) is not None:
+                with suppress(OSError):
+                    fds.send(started.socket, message)
+
     def take(self, name: str) -> Started | None:
         """The helper, which is the caller's from now on; None when there is none, or no more."""
-        return self._started.pop(name, None)
+        started = self._started.pop(name, None)
+        if started is not None and started.child.poll() is not None:
+            started.close()
+            return None
+        return started
 
     def take_map(self) -> int | None:
         """The memory that the proxy was given for its credential map: to be filled, sealed and closed."""

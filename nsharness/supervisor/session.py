@@ -30,12 +30,15 @@ class Session:
         reporter: Reporter | None = None,
         identity: Identity | None = None,
         early: Early | None = None,
+        pool: int = 0,
     ) -> None:
-        """``early`` has helpers that were started for this session."""
+        """``early`` has helpers that were started for this session; ``pool`` is how many sandboxes are to be
+        kept half ready, for a session with many."""
         self._name = name
         self.reporter: Reporter = reporter or Silent()
         self.identity = identity or current()
         self.early = early or Early()
+        self._pool = pool
         self._stack = ExitStack()
         self._zygote: Zygote | None = None
 
@@ -49,6 +52,7 @@ class Session:
                 self.hub, self.early.take("zygote") or self.start("nsharness.sandbox.zygote")
             )
             self._stack.callback(self._zygote.close)
+            self._zygote.pool(self._pool)
             self._collect()
         except BaseException:
             self._stack.close()

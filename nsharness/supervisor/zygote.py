@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,6 +87,12 @@ class Zygote:
         finally:
             fds.close_all([content])
         return InitHandle(int(reply["pid"]), descriptors[0])
+
+    def pool(self, size: int) -> None:
+        """Keep so many gateways ready, each with a first process that waits in its namespaces: a sandbox
+        without control groups of its own then starts in less than half the time."""
+        with contextlib.suppress(OSError):  # It is gone, which the next request will tell.
+            self._channel.send({"op": "pool", "size": size})
 
     def release(self, gateway: GatewayHandle) -> None:
         """Let the zygote forget a gateway."""

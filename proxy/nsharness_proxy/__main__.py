@@ -18,15 +18,21 @@ import resource
 import signal
 import socket
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
 
 from nsharness.credentials.build import CredentialMap
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
 from nsharness.linux.process import become, make_undumpable, set_no_new_privs
 from nsharness_proxy.authorities import Authorities
+from nsharness_proxy.ca import CertificateAuthority
 from nsharness_proxy.control import Control
 from nsharness_proxy.late import Imports
 from nsharness_proxy.report import Report, describe
+
+# What is imported when the supervisor says start, or before, where it has the time.
+_LATER: Final = ("uvloop", "nsharness_proxy.engine", "nsharness_proxy.loader")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -61,9 +67,15 @@ def run(control: Control, report: Report, credentials_fd: int) -> int:
     """The life of the process; the exit status."""
     authorities = Authorities(control.send, report)
     message, descriptors = control.receive()
-    while message is not None and message.get("op") == "authority":
+    while message is not None and message.get("op") in ("authority", "import"):
         try:
-            authorities.add(message, descriptors)
+            if message["op"] == "import":
+                for name in _LATER:
+                    import_module(name)
+                # The first certificate takes longer than all others.
+                CertificateAuthority.create()
+            else:
+                authorities.add(message, descriptors)
         finally:
             fds.close_all(descriptors)
         message, descriptors = control.receive()

@@ -84,7 +84,7 @@ def place(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
             os.chown(path, uid, gid)
     person = Identity(mine.privileged, uid, gid, "ada", home, uid, gid)
     monkeypatch.setattr("nsharness.cli.changes.current", lambda: person)
-    monkeypatch.setattr("nsharness.cli.interrupt", None)
+    monkeypatch.setattr("nsharness.cli.command.interrupt", None)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with opened_session(home / "state", person) as session:
         monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import alive, descendants
-from tests.support.program import Program
+from tests.support.program import Program, background
 from tests.support.terminal import Terminal, terminals
 from tests.support.tiers import others_slow
 from tests.support.waiting import DEADLINE, eventually
@@ -22,9 +22,14 @@ from tests.support.waiting import DEADLINE, eventually
 pytestmark = pytest.mark.kernel("userns", "procfs", "veth", "mount_setattr", "pidfd")
 
 
-@pytest.fixture
-def program(tmp_path: Path) -> Program:
-    return Program(tmp_path)
+@pytest.fixture(params=["cold", pytest.param("warm", marks=pytest.mark.slow)])
+def program(tmp_path: Path, short_tmp: Path, request: pytest.FixtureRequest) -> Iterator[Program]:
+    """Every test is about both ways to start: there must be no difference."""
+    if request.param == "cold":
+        yield Program(tmp_path)
+        return
+    with background(short_tmp) as environment:
+        yield Program(tmp_path, environment)
 
 
 @contextlib.contextmanager
@@ -270,10 +275,13 @@ def test_an_interactive_shell_at_a_terminal(at_terminal: Callable[..., Terminal]
 
 
 @pytest.mark.slow
-def test_when_the_terminal_goes_away_everything_ends(at_terminal: Callable[..., Terminal]) -> None:
+def test_when_the_terminal_goes_away_everything_ends(
+    program: Program, at_terminal: Callable[..., Terminal]
+) -> None:
     terminal = at_terminal("exec", "--", "bash", "-c", "trap '' HUP; echo ready; sleep 1000")
     terminal.expect("ready")
-    below = descendants(terminal.pid)
+    (supervisor,) = program.supervisors()
+    below = {supervisor} | descendants(supervisor)
     assert len(below) > 3
     os.close(terminal.master)
     assert os.waitstatus_to_exitcode(os.waitpid(terminal.pid, 0)[1]) == 129

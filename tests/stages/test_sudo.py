@@ -188,7 +188,8 @@ def test_root_leaves_no_bytecode_in_somebody_elses_installation(
     for path in (short_tmp, *short_tmp.rglob("*")):
         os.chown(path, account.pw_uid, account.pw_gid)
     weakening = "cli._leave_no_bytecode_of_root = lambda: None" if weakened else ""
-    program = f"import sys; sys.path.insert(0, {str(short_tmp)!r}); from nsharness import cli\n{weakening}\n"
+    first = f"import sys; sys.path.insert(0, {str(short_tmp)!r})"
+    program = f"{first}; from nsharness.cli import command as cli\n{weakening}\n"
     environment = {"HOME": str(short_tmp), "PATH": os.environ["PATH"]}
     done = subprocess.run(
         [sys.executable, "-c", program + "sys.exit(cli.main(['ps']))"],

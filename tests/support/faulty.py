@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from nsharness.cli import Interrupted, interrupt
+from nsharness.cli.command import Interrupted, interrupt
 from nsharness.cli.run import _DEMO_SECRETS, _end_this_process, _tokens
 from nsharness.errors import NsharnessError
 from nsharness.linux.identity import current

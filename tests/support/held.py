@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from nsharness.cli import Interrupted, interrupt
+from nsharness.cli.command import Interrupted, interrupt
 from nsharness.errors import NsharnessError
 from nsharness.linux.signals import prompt_handlers
 from tests.support.processes import descendants, process

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+from tests.support.processes import alive, descendants
+from tests.support.waiting import eventually
 
 _LONG = 60.0
 
@@ -50,12 +54,33 @@ class Program:
         """Start and go on."""
         return Running(self.argv(arguments), self.environment)
 
+    def supervisors(self) -> list[int]:
+        """The pids of those of all live runs."""
+        return [int(path.read_text()) for path in self.state.glob("nsharness/runs/*/live")]
+
     def secret(self, name: str, key: str) -> bytes:
         """The value that the demo made for itself."""
         from nsharness.credentials.store import SecretStore
 
         store = SecretStore.default(Path("/nonexistent"), self.environment)
         return store.get(name, key).reveal().encode()
+
+
+@contextlib.contextmanager
+def background(folder: Path, *arguments: str) -> Iterator[dict[str, str]]:
+    """A background supervisor below ``folder``, whose path is to be short; what to add to the environment of
+    command lines that are to find it. All of it is gone afterwards."""
+    runtime = folder / "rt"
+    runtime.mkdir(mode=0o700)
+    environment = {"XDG_RUNTIME_DIR": str(runtime)}
+    program = Program(folder, environment)
+    with program.start("up", "--foreground", *arguments) as running:
+        eventually((runtime / "nsharness" / "supervisor").exists)
+        yield environment
+        ours = descendants(running.process.pid)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.wait() == 0, running.lines
+        eventually(lambda: not any(alive(pid) for pid in ours), what="a spare goes on")
 
 
 class Running:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from nsharness.cli import Interrupted, hold
+from nsharness.cli import hold
+from nsharness.cli.command import Interrupted
 from nsharness.errors import NsharnessError
 from nsharness.supervisor.console import Console
 

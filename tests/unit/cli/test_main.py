@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from nsharness import cli
+from nsharness.cli import command as cli
+from nsharness.cli.parser import parser
 from nsharness.errors import NsharnessError
 
 REAL_SIGNAL = signal.signal
@@ -34,7 +35,7 @@ def dispatch(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], int]], N
     """Do this instead of what the subcommand would do."""
 
     def replace(action: Callable[[], int]) -> None:
-        monkeypatch.setattr(cli, "_dispatch", lambda _: action())
+        monkeypatch.setattr(cli, "_dispatch", lambda *_: action())
 
     return replace
 
@@ -80,7 +81,7 @@ def test_a_value_is_no_argument_of_secret_set(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_command_for_enter_keeps_its_own_options() -> None:
-    options = cli._parser().parse_args(["enter", "run-1", "--", "ls", "-l", "--all"])
+    options = parser().parse_args(["enter", "run-1", "--", "ls", "-l", "--all"])
     assert (options.run, options.argv) == ("run-1", ["ls", "-l", "--all"])
 
 
@@ -175,8 +176,8 @@ def test_doctor_runs_before_anything_that_may_not_load(monkeypatch: pytest.Monke
 
 def test_a_disk_that_is_full_is_one_line_and_no_traceback() -> None:
     program = (
-        "from nsharness import cli\n"
-        "cli._dispatch = lambda _: print('x' * 100_000) or 0\n"
+        "from nsharness.cli import command as cli\n"
+        "cli._dispatch = lambda *_: print('x' * 100_000) or 0\n"
         "raise SystemExit(cli.main(['ps']))\n"
     )
     with Path("/dev/full").open("w") as full:

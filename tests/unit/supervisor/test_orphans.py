@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from nsharness.cli import _parser
 from nsharness.cli.gc import gc
+from nsharness.cli.parser import parser
 from nsharness.errors import NsharnessError
 from nsharness.linux import cgroups
 from nsharness.linux.identity import Identity, current
@@ -295,7 +295,7 @@ def test_a_group_with_processes_of_somebody_else_is_kept(
 
 def command(*options: str) -> int:
     """Without the frame around it, which takes the process's signals."""
-    return gc(_parser().parse_args(["gc", *options]))
+    return gc(parser().parse_args(["gc", *options]))
 
 
 # --- the command --------------------------------------------------------------------------------------------

@@ -1,0 +1,351 @@
+"""The process that keeps spares and gives each client one of them. One thread, and no credential."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.util
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from nsharness.background import spare, words
+from nsharness.background.peer import Surroundings, group_that_limits, surroundings
+from nsharness.background.place import LOCK, SOCKET, PlaceError, check, folder
+from nsharness.errors import NsharnessError
+from nsharness.linux import fds
+
+_CREDENTIALS: Final = struct.Struct("=iII")
+_BACKLOG: Final = 128
+_REFILL_SECONDS: Final = 0.3
+"""How long the next spare waits to be made: a run that has just been given away needs the processors more."""
+_RETRY_SECONDS: Final = 10.0
+_MAX_QUICK_DEATHS: Final = 3
+_LISTEN_FDS_START: Final = 3
+
+
+@dataclass(slots=True)
+class _Spare:
+    sock: socket.socket
+    pid: int
+    ready: bool = False
+
+
+class Daemon:
+    """Serves a listening socket until ``idle`` seconds have passed without a client, or it is told to end."""
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        lock: int,
+        run: spare.Run,
+        rehearse: Callable[[], None],
+        *,
+        spares: int,
+        idle: float,
+    ) -> None:
+        """``run`` is the command line's main function, ``rehearse`` does as much of it as needs no command;
+        ``lock`` is a descriptor that no spare may have."""
+        self._listening = listening
+        self._lock = lock
+        self._wakeup = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._run = run
+        self._rehearse = rehearse
+        self._wanted = spares
+        self._idle = idle
+        self._ours: Surroundings = surroundings()
+        self._code = _code()
+        self._selector = selectors.DefaultSelector()
+        self._spares: list[_Spare] = []
+        self._deaths = 0
+        self._ending = False
+        self._refill_at = 0.0
+        self._until = time.monotonic() + idle
+
+    def serve(self) -> None:
+        """Until it is over; the spares end with it, runs do not."""
+        listening = self._listening
+        listening.setblocking(False)
+        self._selector.register(listening, selectors.EVENT_READ, self._accept)
+        self._selector.register(self._wakeup[0], selectors.EVENT_READ, self._end)
+        # Nobody waits for the children: they are runs of their own, or see our end.
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(self._wakeup[1], warn_on_full_buffer=False)
+        while not self._ending:
+            now = time.monotonic()
+            if now >= self._until:
+                break
+            if len(self._spares) < self._wanted and now >= self._refill_at:
+                self._add()
+            waits = self._until if len(self._spares) >= self._wanted else min(self._until, self._refill_at)
+            for key, _ in self._selector.select(max(0.0, waits - now)):
+                key.data()
+        for each in self._spares:
+            each.sock.close()
+
+    def _end(self) -> None:
+        self._ending = True
+
+    def _accept(self) -> None:
+        try:
+            client, _ = self._listening.accept()
+        except OSError:
+            return
+        with client:
+            self._until = time.monotonic() + self._idle
+            try:
+                pid, uid, _ = _CREDENTIALS.unpack(
+                    client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+                )
+                pidfd = os.pidfd_open(pid)
+            except OSError:
+                return
+            try:
+                refused = self._refusal(pid, uid)
+                if refused is None:
+                    self._give(client, pidfd)
+                else:
+                    with contextlib.suppress(OSError):
+                        client.send(words.NO + refused.encode(), socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+            finally:
+                os.close(pidfd)
+
+    def _refusal(self, pid: int, uid: int) -> str | None:
+        """Why a client gets nothing; None where it may have a run."""
+        if uid != os.getuid():
+            return "it is another user's"
+        if _code() != self._code:
+            # Another version has been installed: the next client starts from that.
+            self._ending = True
+            return "the code has changed"
+        try:
+            differs = self._ours.differs(surroundings(pid))
+            group = group_that_limits(pid)
+        except OSError:
+            return "it cannot be looked at"
+        return differs or group
+
+    def _give(self, client: socket.socket, pidfd: int) -> None:
+        given = False
+        while not given:
+            fresh = not self._spares
+            if fresh:
+                self._add()
+            each = min(self._spares, key=lambda each: not each.ready)
+            self._forget(each)
+            with each.sock, contextlib.suppress(OSError):  # It has just died.
+                socket.send_fds(each.sock, [b"\0"], [client.fileno(), pidfd], socket.MSG_NOSIGNAL)
+                given = True
+            given = given or fresh
+        self._refill_at = time.monotonic() + _REFILL_SECONDS
+
+    def _forget(self, each: _Spare) -> None:
+        self._spares.remove(each)
+        self._selector.unregister(each.sock)
+
+    def _add(self) -> None:
+        ours, theirs = fds.message_pair()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            with contextlib.suppress(BaseException):
+                self._become_spare(theirs)
+            os._exit(1)
+        theirs.close()
+        made = _Spare(ours, pid)
+        self._spares.append(made)
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._heard(made))
+
+    def _become_spare(self, theirs: socket.socket) -> None:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        os.setsid()
+        for each in self._spares:
+            each.sock.close()
+        self._listening.close()
+        self._selector.close()
+        fds.close_all([*self._wakeup, self._lock])
+        spare.be(theirs, self._run, self._rehearse)
+
+    def _heard(self, each: _Spare) -> None:
+        """A spare is ready, or has ended."""
+        if each not in self._spares:
+            return  # It was given away before its word was read.
+        try:
+            data = each.sock.recv(words.MAX_WORD)
+        except OSError:
+            data = b""
+        if data == spare.WAITING:
+            each.ready = True
+            self._deaths = 0
+            return
+        self._forget(each)
+        each.sock.close()
+        self._deaths += 1
+        pause = _RETRY_SECONDS if self._deaths >= _MAX_QUICK_DEATHS else _REFILL_SECONDS
+        self._refill_at = time.monotonic() + pause
+
+
+def _code() -> tuple[tuple[str, int, int], ...]:
+    """The files that our programs consist of, and which state of them."""
+    found = []
+    for package in _PACKAGES:
+        for place, _, names in os.walk(package):
+            for name in names:
+                if name.endswith((".py", ".toml")):
+                    with contextlib.suppress(OSError):
+                        status = os.stat(f"{place}/{name}")  # noqa: PTH116 - while a client waits
+                        found.append((f"{place}/{name}", status.st_mtime_ns, status.st_ino))
+    return tuple(found)
+
+
+def _package(name: str) -> str:
+    spec = importlib.util.find_spec(name)
+    return os.path.dirname(spec.origin) if spec is not None and spec.origin else ""  # noqa: PTH120
+
+
+_PACKAGES: Final = tuple(map(_package, ("nsharness", "nsharness_proxy")))
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[tuple[socket.socket, int]]:
+    """The socket, systemd's where that has opened it (sd_listen_fds(3)), and the lock that says that it is
+    ours, as long as the block lasts.
+
+    ``RunningError`` when another one serves already, ``NsharnessError`` when there is no place for it.
+    """
+    place = _made()
+    try:
+        lock = os.open(place / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+            with _given() or _bound(place / SOCKET) as sock:
+                yield sock, lock
+        except BlockingIOError:
+            raise RunningError(_holder(lock)) from None
+        finally:
+            os.close(lock)
+    except OSError as error:
+        raise NsharnessError(f"cannot listen in {place}", why=error.strerror or str(error)) from error
+
+
+def _given() -> contextlib.AbstractContextManager[socket.socket] | None:
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
+        return None
+    given = socket.socket(fileno=_LISTEN_FDS_START)
+    given.set_inheritable(False)
+    return given
+
+
+@contextlib.contextmanager
+def _bound(path: Path) -> Iterator[socket.socket]:
+    path.unlink(missing_ok=True)  # of one that was killed: the lock is ours
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as made:
+        mask = os.umask(0o177)
+        try:
+            made.bind(str(path))
+        finally:
+            os.umask(mask)
+        made.listen(_BACKLOG)
+        try:
+            yield made
+        finally:
+            path.unlink(missing_ok=True)
+
+
+class RunningError(Exception):
+    """There is one already, with this ``pid``."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid)
+        self.pid = pid
+
+
+def _made() -> Path:
+    where = folder()
+    if where is None:
+        raise NsharnessError(
+            "no place for the background supervisor's socket",
+            why="XDG_RUNTIME_DIR is not set, and there is no directory for it",
+            hint="set XDG_RUNTIME_DIR to a directory of yours with mode 0700",
+        )
+    try:
+        with contextlib.suppress(FileExistsError):
+            Path(where).mkdir(mode=0o700)
+        check(where)
+    except (PlaceError, OSError) as error:
+        raise NsharnessError(f"cannot use {where}", why=error.strerror or str(error)) from error
+    return Path(where)
+
+
+def _holder(lock: int) -> int:
+    text = os.pread(lock, 32, 0).strip()
+    return int(text) if text.isdigit() else 0
+
+
+def running() -> int:
+    """The pid of the background supervisor that serves now; 0 when there is none."""
+    where = folder()
+    if where is None:
+        return 0
+    try:
+        check(where)
+        lock = os.open(f"{where}/{LOCK}", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder(lock)
+    finally:
+        os.close(lock)
+    return 0
+
+
+def end(pid: int, seconds: float) -> bool:
+    """Tell it to end; whether it has."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        if running() != pid:  # the number is another process's by now
+            return True
+        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        with selectors.DefaultSelector() as selector:
+            selector.register(pidfd, selectors.EVENT_READ)
+            return bool(selector.select(seconds))
+    except ProcessLookupError:
+        return True
+    finally:
+        os.close(pidfd)
+
+
+def serve_until_over(
+    run: spare.Run,
+    rehearse: Callable[[], None],
+    *,
+    spares: int,
+    idle: float,
+    started: Callable[[], None],
+) -> None:
+    """All of it, in this process; ``started`` is called once clients can come."""
+    with listening() as (sock, lock):
+        daemon = Daemon(sock, lock, run, rehearse, spares=spares, idle=idle)
+        started()
+        daemon.serve()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +22,8 @@ from nsharness.sandbox.zygote import prepare
 from nsharness.supervisor.child import Child
 from tests.support.descriptors import open_now
 from tests.support.forked import in_child
-from tests.support.processes import alive
-from tests.support.sandboxes import PORTS, needs_sandbox
+from tests.support.processes import alive, descendants
+from tests.support.sandboxes import PORTS, needs_sandbox, opened_box, opened_session
 from tests.support.tiers import others_slow
 from tests.support.waiting import DEADLINE, eventually
 
@@ -216,3 +218,121 @@ def test_it_keeps_the_least(zygote: Zygote) -> None:
 @pytest.mark.rootless
 def test_without_root_it_is_in_a_user_namespace_of_its_own(zygote: Zygote) -> None:
     assert Path(f"/proc/{zygote.child.pid}/ns/user").stat().st_ino != Path("/proc/self/ns/user").stat().st_ino
+
+
+# --- the pool -----------------------------------------------------------------------------------------------
+
+
+def waiting(zygote: int) -> set[int]:
+    """First processes without a plan yet: they are in pid namespaces of their own, with the zygote's name."""
+    own = _levels(zygote)
+    return {pid for pid in descendants(zygote) if _levels(pid) > own and _name(pid) == "nsharness-zygot"}
+
+
+def _levels(pid: int) -> int:
+    """How many pid namespaces a process has a number in (proc_pid_status(5))."""
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return next(len(line.split()) - 1 for line in lines if line.startswith("NSpid:"))
+    return 0
+
+
+def _name(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
+def pooled(zygote: Zygote, size: int = 1) -> set[int]:
+    """Ask for a pool, and what waits once it is full."""
+    fds.send(zygote.sock, {"op": "pool", "size": size})
+    return eventually(lambda: found if len(found := waiting(zygote.child.pid)) == size else set())
+
+
+def test_a_sandbox_takes_the_process_that_waits(zygote: Zygote) -> None:
+    (ready,) = pooled(zygote)
+    reply = zygote.sandbox(plan().to_json().encode())
+    assert (reply["event"], reply["pid"]) == ("sandbox", ready)
+    (following,) = eventually(lambda: waiting(zygote.child.pid) - {ready})
+    assert zygote.sandbox(plan().to_json().encode())["pid"] == following
+
+
+def test_it_is_confined_like_any_other(zygote: Zygote) -> None:
+    pooled(zygote)
+    number = zygote.ask({"op": "gateway"})["gateway"]
+    content = fds.memfd("plan", plan().to_json().encode())
+    ours, theirs = fds.message_pair()
+    with ours:
+        with theirs:
+            pid = zygote.ask({"op": "sandbox", "gateway": number}, content, theirs.fileno())["pid"]
+        os.close(content)
+        text = Path(f"/proc/{pid}/status").read_text()
+        status = dict(line.split(":\t", 1) for line in text.splitlines())
+        assert (status["NoNewPrivs"], status["Seccomp"], status["CapBnd"]) == ("1", "2", "0" * 16)
+        assert Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0") == "nsharness-init test"
+
+
+@pytest.mark.root
+def test_what_waits_has_nothing_open_but_what_it_needs(zygote: Zygote) -> None:
+    """Its socket, the pipe on which it reports, and the zygote's lifeline."""
+    for pid in pooled(zygote, 3):
+        places = {int(entry.name): str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+        assert sorted(place.partition(":")[0] for number, place in places.items() if number > 2) == [
+            "pipe",
+            "pipe",
+            "socket",
+        ]
+
+
+def test_one_that_was_killed_is_not_missed(zygote: Zygote) -> None:
+    (ready,) = pooled(zygote)
+    os.kill(ready, signal.SIGKILL)
+    eventually(lambda: not alive(ready))
+    reply = zygote.sandbox(plan().to_json().encode())
+    assert reply["event"] == "sandbox"
+    assert reply["pid"] != ready
+
+
+@pytest.mark.parametrize("unused", ["released", "mtls", "user-namespaces", "grouped"])
+def test_one_that_does_not_fit_ends(zygote: Zygote, unused: str, tmp_path: Path) -> None:
+    (ready,) = pooled(zygote)
+    fds.send(zygote.sock, {"op": "pool", "size": 0})
+    number = zygote.ask({"op": "gateway", "mtls": unused == "mtls"})["gateway"]
+    if unused != "released":
+        content = fds.memfd("plan", plan().to_json().encode())
+        groups = [os.open(tmp_path / "cgroup.procs", os.O_WRONLY | os.O_CREAT)] if unused == "grouped" else []
+        ours, theirs = fds.message_pair()
+        with ours, theirs:
+            message = {"op": "sandbox", "gateway": number, "user_namespaces": unused == "user-namespaces"}
+            reply = zygote.ask(message, content, theirs.fileno(), *groups)
+        fds.close_all([content, *groups])
+        assert reply["event"] == "sandbox"
+        assert reply["pid"] != ready
+    fds.send(zygote.sock, {"op": "release", "gateway": number})
+    if unused == "mtls":
+        assert alive(ready)  # It waits for the next, whose gateway it belongs to.
+    else:
+        eventually(lambda: not alive(ready))
+
+
+@pytest.mark.parametrize("how", ["closed", "killed"])
+def test_what_waits_ends_with_the_zygote(zygote: Zygote, how: str) -> None:
+    left = pooled(zygote, 2)
+    if how == "closed":
+        zygote.sock.close()
+    else:
+        os.kill(zygote.child.pid, signal.SIGKILL)
+    eventually(lambda: not any(map(alive, left)))
+
+
+def test_a_workload_sees_nothing_of_what_waits(tmp_path: Path) -> None:
+    """It is in no namespace of the workload's, and no signal reaches it."""
+    with opened_session(tmp_path) as session:
+        session.zygote.pool(1)
+        with opened_box(session) as box:
+            others = eventually(lambda: waiting(session.zygote.pid))
+            listed = box.out("ls /proc | grep -c '^[0-9]'; cat /proc/[0-9]*/comm")
+            assert "zygot" not in listed
+            for pid in others:
+                assert box.bash(f"kill -9 {pid}").exit_code != 0
+                assert alive(pid)

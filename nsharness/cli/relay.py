@@ -243,7 +243,7 @@ def _writer(descriptor: int) -> Callable[[bytes], None]:
                 view = view[os.write(descriptor, view) :]
             except BlockingIOError:
                 # Somebody who shares our output made it non-blocking.
-                select.select([], [descriptor], [])
+                fds.await_writable(descriptor, None)
 
     return write
 

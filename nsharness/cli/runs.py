@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import select
 from typing import Final
 
 from nsharness.errors import NsharnessError
+from nsharness.linux import fds
 from nsharness.linux.identity import current
 from nsharness.supervisor.client import request
 from nsharness.supervisor.state import find_run, list_runs
@@ -45,7 +45,7 @@ def stop(options: argparse.Namespace) -> int:
     pidfd = os.pidfd_open(int(state["pid"]))
     try:
         request(run, {"op": "stop"})
-        if not select.select([pidfd], [], [], _STOP_SECONDS)[0]:
+        if not fds.await_readable(pidfd, _STOP_SECONDS):
             raise NsharnessError(
                 f"run {run.id} did not end within {_STOP_SECONDS:.0f} s", hint=f"kill -9 {state['pid']}"
             )

@@ -6,6 +6,7 @@ import array
 import fcntl
 import json
 import os
+import select
 import socket
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -61,6 +62,23 @@ def close_all(descriptors: Iterable[int]) -> None:
             os.close(descriptor)
         except OSError:
             continue
+
+
+def await_readable(descriptor: int, seconds: float) -> bool:
+    """Whether there is something to read, or the end, within that time; of a pidfd: whether its process has
+    ended (pidfd_open(2)). By poll(2): select(2) takes no descriptor from 1024 on."""
+    return _await(descriptor, select.POLLIN, seconds)
+
+
+def await_writable(descriptor: int, seconds: float | None) -> bool:
+    """Whether something can be written, or nobody reads any more, within that time; None is for ever."""
+    return _await(descriptor, select.POLLOUT, seconds)
+
+
+def _await(descriptor: int, event: int, seconds: float | None) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, event)
+    return bool(poll.poll(None if seconds is None else seconds * 1000))
 
 
 def message_pair() -> tuple[socket.socket, socket.socket]:

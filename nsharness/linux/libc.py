@@ -58,6 +58,12 @@ def syscall(number: int, *arguments: object) -> int:
     return result
 
 
+def trim() -> None:
+    """Give the kernel back what was allocated and is free again: malloc_trim(3), where there is one."""
+    if hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(ctypes.c_size_t(0))
+
+
 def prctl(option: int, *arguments: int) -> int:
     """``prctl(2)`` for the options that python-prctl does not know, all five arguments passed as longs."""
     padded = (*arguments, 0, 0, 0, 0)[:4]

@@ -205,6 +205,8 @@ class Plan:
     """Paths that the profile names and that led elsewhere over symlinks, to where they led."""
     user_namespaces: bool = False
     """Whether the workload may make user namespaces of its own, as the sandboxes of browsers do."""
+    open_files: int = 1024
+    """The soft limit of open files that programs begin with, where the hard one allows it."""
 
     def describe(self) -> str:
         """One line a step, in the order in which they are carried out."""

@@ -27,10 +27,11 @@ import selectors
 import signal
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from nsharness.linux import fds, landlock, libc, process, seccomp, userns
+from nsharness.linux import fds, landlock, libc, open_files, process, seccomp, userns
 from nsharness.plan import access
 from nsharness.plan.steps import Plan
 from nsharness.sandbox import road, spawn, terminal
@@ -52,7 +53,11 @@ def main(
         os.setsid()
         plan = Plan.from_json(fds.read_all(plan_descriptor))
         os.close(plan_descriptor)
+        open_files.set_limit(plan.open_files)
         confine(plan, filters)
+        # The steps have been taken. It was by far the most that this process will ever need memory for.
+        plan = replace(plan, steps=())
+        libc.trim()
         signal.signal(signal.SIGCHLD, lambda *_: None)
         serving = Init(socket.socket(fileno=control), lifeline, plan)
         fds.write_all(status, b"ready\n")

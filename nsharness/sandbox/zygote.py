@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from nsharness.errors import ASK_DOCTOR, NsharnessError
-from nsharness.linux import fds, libc, mounts, process, seccomp, userns
+from nsharness.linux import fds, libc, mounts, open_files, process, seccomp, userns
 from nsharness.plan import syscalls
 from nsharness.sandbox import gateway, init
 from nsharness.sandbox.report import describe
@@ -296,6 +296,7 @@ def main() -> int:
     control = socket.socket(fileno=parser.parse_args().control_fd)
     os.set_inheritable(control.fileno(), False)
     process.set_name("nsharness-zygote")
+    open_files.raise_limit()  # Two for each gateway, and its sandboxes may be many.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # Terminal signals are the supervisor's business: it ends us by closing the socket.
         signal.signal(number, signal.SIG_IGN)

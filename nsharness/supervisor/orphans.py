@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal
 
-from nsharness.linux import cgroups
+from nsharness.linux import cgroups, fds
 from nsharness.linux.identity import Identity
 from nsharness.plan.limits import group_name
 from nsharness.supervisor.child import RUN_OPTION
@@ -175,7 +174,7 @@ def _end(pid: int, run: str) -> bool:
         if _token(_run_of(pid) or "") != _token(run):  # the number is another process's by now
             return True
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        return bool(select.select([pidfd], [], [], _KILL_SECONDS)[0])
+        return fds.await_readable(pidfd, _KILL_SECONDS)
     except ProcessLookupError:
         return True
     finally:

@@ -10,12 +10,14 @@ import itertools
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import nsharness
 from nsharness.credentials.store import SecretStore
 from nsharness.errors import NsharnessError
+from nsharness.linux import open_files
 from nsharness.linux.identity import Identity
 from nsharness.plan.compose import Request, compose, protectable
 from nsharness.plan.facts import gather
@@ -79,7 +81,7 @@ def plan_for(
         resolved={name: path for name, path in resolved.items() if name != path},
         user_namespaces=profile.privilege.user_namespaces,
     )
-    return compose(request, facts)
+    return replace(compose(request, facts), open_files=open_files.INHERITED)
 
 
 def own_code() -> list[str]:

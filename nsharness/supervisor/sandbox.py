@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import stat
 import threading
@@ -157,10 +156,10 @@ class NamespaceSandbox:
     def _finish(self, handle: InitHandle) -> None:
         """PID 1 ends with its socket, which is closed by now; make sure, and wait until all is gone."""
         try:
-            if not select.select([handle.pidfd], [], [], _END_SECONDS)[0]:
+            if not fds.await_readable(handle.pidfd, _END_SECONDS):
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(handle.pidfd, signal.SIGKILL)
-                select.select([handle.pidfd], [], [], _END_SECONDS)
+                fds.await_readable(handle.pidfd, _END_SECONDS)
         finally:
             fds.close_all([handle.pidfd])
 

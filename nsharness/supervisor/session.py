@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from types import TracebackType
 
 from nsharness.errors import NsharnessError
+from nsharness.linux import open_files
 from nsharness.linux.identity import Identity, current
 from nsharness.supervisor.claim import claimed
 from nsharness.supervisor.console import Reporter, Silent
@@ -43,6 +44,8 @@ class Session:
         self._zygote: Zygote | None = None
 
     def __enter__(self) -> Session:
+        # A dozen for each sandbox that lives, and a library's user may have hundreds.
+        open_files.raise_limit()
         self.run: RunDirectory = create_run(self.identity, self._name, token=self.early.token)
         try:
             self._stack.enter_context(claimed(self.run))

@@ -14,7 +14,6 @@ import contextlib
 import os
 import re
 import secrets
-import select
 import signal
 import threading
 import time
@@ -178,7 +177,7 @@ class _Bash:
                 left = left[os.write(self._commands, left) :]
             except BlockingIOError:
                 # In steps: a background job may keep the pipe open when the shell has ended.
-                select.select([], [self._commands], [], min(seconds, _ABORT_STEP))
+                fds.await_writable(self._commands, min(seconds, _ABORT_STEP))
             except BrokenPipeError:
                 self.process.ended.wait(_ABORT_LIMIT)
                 return False

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import resource
 import signal
 import socket
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from typing import Final
 
 from nsharness.credentials.build import CredentialMap
 from nsharness.errors import NsharnessError
-from nsharness.linux import fds
+from nsharness.linux import fds, open_files
 from nsharness.linux.process import become, make_undumpable, set_no_new_privs
 from nsharness_proxy.authorities import Authorities
 from nsharness_proxy.ca import CertificateAuthority
@@ -135,9 +134,7 @@ def give_up_privileges(uid: int | None, gid: int | None) -> None:
     """Become the given user, or stay the one we are without any capability. Never root."""
     if os.geteuid() == 0 and not uid:
         raise NsharnessError("proxy", why="it would run as root", hint="start it with a uid and a gid")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    open_files.raise_limit()
     set_no_new_privs()
     become(os.geteuid() if uid is None else uid, os.getegid() if gid is None else gid)
     # A change of user sets the flag anew (prctl(2)).

@@ -139,3 +139,8 @@ def test_a_value_without_placeholders_is_not_touched(value: bytes) -> None:
 
 def test_a_longer_placeholder_wins_over_its_own_beginning() -> None:
     assert substitute(b"nsph_ab nsph_a", {"nsph_a": REAL, "nsph_ab": OTHER})[1] == ("nsph_ab", "nsph_a")
+
+
+def test_whoever_looks_for_the_same_placeholders_shares_what_finds_them() -> None:
+    assert detector([FAKE, FAKE2]) is detector([FAKE2, FAKE])
+    assert not detector([FAKE]).finds(FAKE2)

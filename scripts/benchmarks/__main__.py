@@ -15,9 +15,10 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[2]))
 import layers
 import refusals
 import requests
+import scale
 import starts
 
-PARTS = {"starts": starts, "layers": layers, "refusals": refusals, "requests": requests}
+PARTS = {"starts": starts, "layers": layers, "refusals": refusals, "requests": requests, "scale": scale}
 
 
 def main() -> int:

@@ -25,6 +25,8 @@ class Row:
     @property
     def spread(self) -> float:
         """Half the distance between the quartiles, as a part of the median."""
+        if not self.median:
+            return 0.0
         if len(self.figures) < 4:
             return (max(self.figures) - min(self.figures)) / 2 / self.median
         low, _, high = statistics.quantiles(self.figures, n=4)
@@ -33,25 +35,28 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One comparison: its first row is what the ratios are to."""
+    """One comparison: its first row is what the ratios are to, where there are any."""
 
     title: str
     unit: str
     scale: float
     rows: tuple[Row, ...]
+    ratios: bool = True
 
     def lines(self) -> list[str]:
         base = self.rows[0].median
         found = [self.title]
         for row in self.rows:
             figure = f"{row.median * self.scale:10.2f} {self.unit} ±{row.spread:4.0%}"
-            found.append(f"  {row.name:<44} {figure}   {row.median / base:7.2f} ×")
+            ratio = f"   {row.median / base:7.2f} ×" if self.ratios else ""
+            found.append(f"  {row.name:<44} {figure}{ratio}")
         return found
 
     def to_json(self) -> dict[str, object]:
         return {
             "title": self.title,
             "unit": self.unit,
+            "ratios": self.ratios,
             "rows": {row.name: [figure * self.scale for figure in row.figures] for row in self.rows},
         }
 

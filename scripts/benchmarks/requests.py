@@ -58,7 +58,7 @@ def _started(argv: Sequence[str], *descriptors: int) -> Iterator[None]:
 
 
 @contextmanager
-def _service(certificate: str = "") -> Iterator[int]:
+def service(certificate: str = "") -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as sock:
         argv = [sys.executable, "-I", str(_HERE / "upstream.py"), str(sock.fileno())]
         with _started([*argv, certificate] if certificate else argv, sock.fileno()):
@@ -190,8 +190,8 @@ def tables(folder: Path, rounds: int) -> Iterator[Table]:
     authority.server("bench.example")
     (folder / "authority.pem").write_text(authority.pem)
     with ExitStack() as stack:
-        port = stack.enter_context(_service())
-        tls_port = stack.enter_context(_service(str(folder / "bench.example.pem")))
+        port = stack.enter_context(service())
+        tls_port = stack.enter_context(service(str(folder / "bench.example.pem")))
         boxes = {}
         for engine in ("fast", "mitmproxy"):
             (folder / engine).mkdir(mode=0o711)

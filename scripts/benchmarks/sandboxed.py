@@ -15,13 +15,17 @@ from nsharness.supervisor.proxy import NamespaceProxy
 from nsharness.supervisor.sandbox import NamespaceSandbox
 from nsharness.supervisor.session import Session
 
+type Parts = tuple[Session, Profile, NamespaceProxy]
+"""What sandboxes are made from."""
+
 
 @contextmanager
-def running(
+def proxied(
     folder: Path, port: int = 9, *, engine: str = "fast", tls_port: int = 9, authority: str = ""
-) -> Iterator[NamespaceSandbox]:
-    """``bench.example`` is mapped to ``port``, and to ``tls_port`` with TLS; requests for it get an
-    Authorization header. ``authority`` is a file with what its certificate is verified by."""
+) -> Iterator[Parts]:
+    """A session with a proxy that serves. ``bench.example`` is mapped to ``port``, and to ``tls_port`` with
+    TLS; requests for it get an Authorization header. ``authority`` is a file with what its certificate is
+    verified by."""
     os.environ["XDG_STATE_HOME"], os.environ["XDG_DATA_HOME"] = str(folder / "state"), str(folder / "data")
     identity = current()
     store = SecretStore.default(identity.home, os.environ)
@@ -48,9 +52,20 @@ def running(
         resolve(profile, identity) as credentials,
         Session("bench", identity=identity) as session,
         NamespaceProxy(session, profile, credentials) as proxy,
-        NamespaceSandbox(session, profile, proxy) as sandbox,
     ):
         proxy.wait_ready()
+        yield session, profile, proxy
+
+
+@contextmanager
+def running(
+    folder: Path, port: int = 9, *, engine: str = "fast", tls_port: int = 9, authority: str = ""
+) -> Iterator[NamespaceSandbox]:
+    """A sandbox at such a proxy."""
+    with (
+        proxied(folder, port, engine=engine, tls_port=tls_port, authority=authority) as parts,
+        NamespaceSandbox(*parts) as sandbox,
+    ):
         yield sandbox
 
 

@@ -95,7 +95,7 @@ def test_sandboxes_that_came_and_went_leave_no_descriptor_anywhere(
         for number in range(1, 21):
             with Numbered(*proxied, number) as box:
                 box.run(["true"])
-        eventually(lambda: [_descriptors(pid) for pid in pids] == before)
+        eventually(lambda: all(_descriptors(pid) <= then for pid, then in zip(pids, before, strict=True)))
 
 
 def test_ended_sandboxes_free_the_zygotes_gateways(tmp_path: Path) -> None:
@@ -105,4 +105,4 @@ def test_ended_sandboxes_free_the_zygotes_gateways(tmp_path: Path) -> None:
         for _ in range(10):
             with opened_box(session):
                 pass
-        eventually(lambda: _descriptors(session.zygote.pid) == before)
+        eventually(lambda: _descriptors(session.zygote.pid) <= before)

@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from nsharness.errors import NsharnessError
     from nsharness.policy.profile import Profile, SandboxProxyRule
-    from nsharness.supervisor.facade import AsyncSandbox, Sandbox
+    from nsharness.supervisor.facade import AsyncSandbox, Sandbox, Sandboxes
     from nsharness.supervisor.mocks import MockServices
     from nsharness.supervisor.proxy import NamespaceProxy
     from nsharness.supervisor.sandbox import Completed, NamespaceSandbox
@@ -32,6 +32,7 @@ __all__ = [
     "Profile",
     "Sandbox",
     "SandboxProxyRule",
+    "Sandboxes",
     "__version__",
 ]
 
@@ -44,6 +45,7 @@ _HOME = {
     "NsharnessError": "nsharness.errors",
     "Profile": "nsharness.policy.profile",
     "Sandbox": "nsharness.supervisor.facade",
+    "Sandboxes": "nsharness.supervisor.facade",
     "SandboxProxyRule": "nsharness.policy.profile",
 }
 

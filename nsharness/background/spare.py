@@ -6,7 +6,6 @@ import array
 import contextlib
 import io
 import os
-import select
 import signal
 import socket
 import struct
@@ -118,7 +117,7 @@ def _received(client: socket.socket, pidfd: int) -> Request:
         connected, _, _ = _CREDENTIALS.unpack(
             client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         )
-        alive = not select.select([pidfd], [], [], 0)[0]
+        alive = not fds.await_readable(pidfd, 0)
         if data != words.RUN or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             raise _GoneError
         if len(opened) != words.DESCRIPTORS or sender != connected or not alive:

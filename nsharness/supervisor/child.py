@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from nsharness.errors import NsharnessError
+from nsharness.linux import fds
 
 _ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 _STDERR_TAIL: Final = 2000
@@ -77,7 +77,7 @@ class Child:
         if self._stderr < 0:
             return
         # Not by subprocess, which looks at times that grow.
-        if self._process.poll() is None and not select.select([self.pidfd], [], [], grace)[0]:
+        if self._process.poll() is None and not fds.await_readable(self.pidfd, grace):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         self._process.wait()

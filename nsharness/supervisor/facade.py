@@ -7,11 +7,13 @@ sandboxes at the same time.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Self
 
+from nsharness.errors import NsharnessError
 from nsharness.linux.identity import Identity, current
 from nsharness.policy.load import load_profile
 from nsharness.policy.profile import Profile
@@ -59,19 +61,19 @@ class Sandbox:
         self._denials: list[Message] = []
 
     def __enter__(self) -> Self:
-        identity = self._identity or current()
-        enter = self._stack.enter_context
         try:
-            credentials = enter(resolve(self.profile, identity))
-            session = enter(Session(self.profile.name, reporter=self._reporter, identity=identity))
-            proxy = enter(NamespaceProxy(session, self.profile, credentials, on_denial=self._note))
-            self._sandbox = enter(NamespaceSandbox(session, self.profile, proxy))
+            self._session, proxy, number = self._parts()
+            sandbox = NamespaceSandbox(self._session, self.profile, proxy, number=number)
+            self._sandbox = self._stack.enter_context(sandbox)
         except BaseException:
             self._stack.close()
             raise
-        self._session = session
         self._answers = Answers(proxy, self._sandbox.id)
         return self
+
+    def _parts(self) -> tuple[Session, NamespaceProxy, int | None]:
+        """What it stands on, and its number among several."""
+        return (*_opened(self._stack, self.profile, self._reporter, self._identity, self._note), None)
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -82,8 +84,8 @@ class Sandbox:
 
     @property
     def id(self) -> str:
-        """The run's id, which names its records and is what ``nsharness enter`` takes."""
-        return self._session.run.id
+        """The id by which audit lines name it: the run's, or that with a number before it."""
+        return self._sandbox.id
 
     @property
     def shell(self) -> Shell:
@@ -133,6 +135,97 @@ class Sandbox:
         """The sandbox for one call of ``shell.run``, ``read`` or ``write``, and a function that ends its
         command early, from any thread."""
         return one_call(self._sandbox)
+
+
+class Sandboxes:
+    """A context manager: any number of sandboxes with one profile, one after the other or at the same time,
+    and one proxy for all of them. Each is on its own: file system, processes, network and certificates are
+    shared with no other.
+
+    What takes the most time when a sandbox starts is done once, and ``ready`` of them are kept half made.
+    ``open`` may be called from several threads. What is still open when the block ends, ends with it.
+    """
+
+    def __init__(
+        self,
+        profile: Profile | str | os.PathLike[str] | None = None,
+        *,
+        ready: int = 1,
+        reporter: Reporter | None = None,
+        identity: Identity | None = None,
+    ) -> None:
+        self._first = Sandbox(profile, reporter=reporter, identity=identity)
+        self._ready = ready
+        self._numbers = itertools.count(1)
+        self._open: dict[str, _OneOfMany] = {}
+        self._stack = ExitStack()
+
+    @property
+    def profile(self) -> Profile:
+        """What every sandbox may reach."""
+        return self._first.profile
+
+    def __enter__(self) -> Self:
+        first = self._first
+        try:
+            self.session, self.proxy = _opened(
+                self._stack, first.profile, first._reporter, first._identity, self._note, pool=self._ready
+            )
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for box in list(self._open.values()):
+            box.__exit__()
+        self._stack.close()
+
+    def open(self, *, workspace: str | os.PathLike[str] | None = None) -> Sandbox:
+        """One more, which begins with its own ``with``. ``NsharnessError`` for a profile whose workspace is
+        an overlay: a run has one."""
+        if self.profile.files.workspace_mode == "overlay":
+            raise NsharnessError(
+                "cannot make several sandboxes",
+                why="the workspace is an overlay",
+                hint="use Sandbox for each",
+            )
+        return _OneOfMany(self, next(self._numbers), workspace)
+
+    def _note(self, message: Message) -> None:
+        if (box := self._open.get(str(message.get("sandbox")))) is not None:
+            box._note(message)
+
+
+class _OneOfMany(Sandbox):
+    def __init__(self, many: Sandboxes, number: int, workspace: str | os.PathLike[str] | None) -> None:
+        super().__init__(many.profile, workspace=workspace)
+        self._many = many
+        self._number = number
+
+    def _parts(self) -> tuple[Session, NamespaceProxy, int | None]:
+        many = self._many
+        name = f"{self._number}.{many.session.run.id}"
+        many._open[name] = self
+        self._stack.callback(many._open.pop, name, None)
+        return many.session, many.proxy, self._number
+
+
+def _opened(
+    stack: ExitStack,
+    profile: Profile,
+    reporter: Reporter | None,
+    identity: Identity | None,
+    on_denial: Callable[[Message], None],
+    *,
+    pool: int = 0,
+) -> tuple[Session, NamespaceProxy]:
+    """A session and a proxy, which end with the stack."""
+    who = identity or current()
+    credentials = stack.enter_context(resolve(profile, who))
+    session = stack.enter_context(Session(profile.name, reporter=reporter, identity=who, pool=pool))
+    proxy = stack.enter_context(NamespaceProxy(session, profile, credentials, on_denial=on_denial))
+    return session, proxy
 
 
 class AsyncSandbox:

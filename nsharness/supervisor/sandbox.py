@@ -49,11 +49,14 @@ class NamespaceSandbox:
     """A context manager: everything that runs inside ends with the block, at once.
 
     The workload reaches nothing but ``proxy``. It runs as the invoking user, as root without SUDO_UID as an
-    unprivileged uid of its own.
+    unprivileged uid of its own. ``number`` tells several of a session apart.
     """
 
-    def __init__(self, session: Session, profile: Profile, proxy: NamespaceProxy) -> None:
+    def __init__(
+        self, session: Session, profile: Profile, proxy: NamespaceProxy, *, number: int | None = None
+    ) -> None:
         self._session = session
+        self._number = number
         self._profile = profile
         self._proxy = proxy
         self._stack = ExitStack()
@@ -61,8 +64,9 @@ class NamespaceSandbox:
 
     @property
     def id(self) -> str:
-        """The sandbox's id, which is the run's."""
-        return self._session.run.id
+        """The sandbox's id: the run's, for one of several with its number before it."""
+        run = self._session.run.id
+        return run if self._number is None else f"{self._number}.{run}"
 
     @property
     def pid(self) -> int:
@@ -113,7 +117,7 @@ class NamespaceSandbox:
         attachment = self._proxy.attach(self.id, gateway.listeners)
         self._stack.callback(self._proxy.detach, self.id)
         self.plan: Plan = self._compose(attachment.environment, attachment.client, limits)
-        self._enforcer = Enforcer(limits, self.id, self._limit_hit)
+        self._enforcer = Enforcer(limits, self._session.run.id, self._limit_hit)
         self._stack.callback(self._enforcer.close)
         ours, theirs = fds.message_pair()
         try:
@@ -143,7 +147,7 @@ class NamespaceSandbox:
             self._profile,
             self._session.identity,
             sandbox=self.id,
-            ca_pem=self._proxy.ca_pem(),
+            ca_pem=self._proxy.ca_pem(self.id),
             limits=limits,
             client=client,
             environment={**self._profile.environment(self._proxy.placeholder), **environment},

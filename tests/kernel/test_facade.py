@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from nsharness import AsyncSandbox, NsharnessError, Profile, Sandbox
+from nsharness import AsyncSandbox, NsharnessError, Profile, Sandbox, Sandboxes
 from tests.support.sandboxes import needs_sandbox
 
 pytestmark = needs_sandbox
@@ -63,3 +66,48 @@ def test_what_is_wrong_is_said_before_anything_starts(short_tmp: Path) -> None:
     )
     with pytest.raises(NsharnessError, match="nsharness secret set no"), Sandbox(missing):
         pass
+
+
+@pytest.fixture
+def work() -> Iterator[Path]:
+    """A folder that whoever the workload is reaches and may write to."""
+    folder = Path(tempfile.mkdtemp(prefix="nsharness-test-", dir="/var/tmp"))
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_many_sandboxes_share_a_proxy_and_nothing_else(work: Path) -> None:
+    with Sandboxes() as many, many.open() as one, many.open(workspace=work) as two:
+        assert one.id != two.id
+        for box, host in ((one, "one.example"), (two, "two.example")):
+            box.run(["sh", "-c", f"echo {host} > /tmp/mine; exec curl -s http://{host}/"])
+            assert [denied["host"] for denied in box.denials] == [host]
+            assert box.run(["cat", "/tmp/mine"]).stdout == f"{host}\n".encode()
+            bundle = box.run(["sh", "-c", "cat $SSL_CERT_FILE"]).stdout.decode()
+            assert many.proxy.ca_pem(box.id) in bundle
+        assert many.proxy.ca_pem(one.id) != many.proxy.ca_pem(two.id)
+        assert two.run(["sh", "-c", "pwd; echo made > made"]).stdout == f"{work}\n".encode()
+        assert one.run(["ls", str(work)]).exit_code != 0
+        # One that ends ends alone.
+        one.__exit__()
+        assert two.run(["cat", "made"]).stdout == b"made\n"
+        audit = (many.session.run.path / "audit.jsonl").read_text()
+        assert audit.count(f'"{one.id}"') == audit.count(f'"{two.id}"') == 1
+
+
+def test_what_is_open_when_the_block_ends_ends_with_it() -> None:
+    with Sandboxes(ready=0) as many:
+        box = many.open()
+        box.__enter__()
+        assert box.run(["true"]).exit_code == 0
+    with pytest.raises(NsharnessError):
+        box.run(["true"])
+    box.__exit__()
+
+
+def test_a_run_has_one_overlay(tmp_path: Path) -> None:
+    files = {"workspace": str(tmp_path), "workspace_mode": "overlay"}
+    profile = Profile.model_validate({"name": "over", "filesystem": files})
+    with Sandboxes(profile) as many, pytest.raises(NsharnessError, match="use Sandbox for each"):
+        many.open()

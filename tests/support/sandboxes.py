@@ -43,7 +43,7 @@ class Gateway:
         for sock in sockets:
             sock.close()
 
-    def ca_pem(self) -> str:
+    def ca_pem(self, _: str) -> str:
         return ""
 
     def placeholder(self, ref: object) -> str:

@@ -21,10 +21,10 @@ GET = b"GET http://docs.test/ok HTTP/1.1\r\nHost: docs.test\r\n"
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
-def read(data: bytes, *, answer: bool = False) -> http1.Head | str | None:
+def read(data: bytes, *, answer: bool = False, last: http1.Block | None = None) -> http1.Head | str | None:
     """What comes of it: a head, None, or why it is none."""
     try:
-        return http1.answer_head(data) if answer else http1.request_head(data)
+        return http1.answer_head(data) if answer else http1.request_head(data, last)
     except http1.HeadError as error:
         return str(error)
 
@@ -60,6 +60,36 @@ def test_a_head_is_the_same_however_it_comes() -> None:
             part = read(data[:end])
             # A part is incomplete, or what the whole is: never a head that the whole is not.
             assert part in (None, whole), (case.name, end)
+
+
+def test_a_head_after_another_is_what_it_is_by_itself() -> None:
+    """Whichever of the corpus was read before it."""
+    heads = {head.block: None for case in CASES if isinstance(head := read(bare(case.data)), http1.Head)}
+    assert len(heads) > 10
+    for case in CASES:
+        data = bare(case.data)
+        alone = read(data)
+        for block in heads:
+            assert read(data, last=block) == alone, case.name
+
+
+@given(st.integers(0, 2**32))
+def test_a_head_that_is_almost_the_last_one_is_read_anew(seed: int) -> None:
+    """The same, damaged at random, in several steps: each is read after the one before it."""
+    rng = random.Random(seed)
+    last, data = None, bytearray(GET + b"Content-Length: 4\r\nExpect: a\r\nConnection: x, close\r\n\r\n")
+    for _ in range(12):
+        before = bytes(data)
+        for _ in range(rng.randrange(3)):
+            place = rng.randrange(len(data))
+            data[place : place + rng.randrange(3)] = bytes([rng.choice(b"\r\n\t\0 :,=0149GTxX\x7f\x80")])
+        made = read(bytes(data), last=last)
+        assert made == read(bytes(data))
+        if isinstance(made, http1.Head):
+            assert last is None or (made.block is last) is (made.block == last)
+            last = made.block
+        else:
+            data[:] = before
 
 
 BAD_REQUESTS = {

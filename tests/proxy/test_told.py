@@ -49,6 +49,11 @@ RULES = (
         stray_placeholders="leave",
     ),
 )
+POLICIES = (
+    *RULES,
+    # The same rules, and something else that may change while a sandbox runs.
+    replace(RULES[0], stray_placeholders="leave"),
+)
 HOSTS = ("api.local", "keys.local", "open.local", "OPEN.local", "none.local")
 LINES = (
     b"",
@@ -101,7 +106,7 @@ requests = st.builds(
     target=st.sampled_from(TARGETS),
     lines=st.sampled_from(LINES),
     version=st.sampled_from(["1.1", "1.1", "1.0"]),
-    rules=st.sampled_from([0, 0, 0, 1]),
+    rules=st.sampled_from([0, 0, 0, 1, 2]),
 )
 
 
@@ -158,7 +163,7 @@ def outcomes(asked: list[Request], *, kept: bool) -> tuple[list[object], list[An
     for request in asked:
         if not kept:
             connection = Connection(served)
-        served.policy = RULES[request.rules]
+        served.policy = POLICIES[request.rules]
         found.append(connection.ask(request))
     return found, told
 
@@ -188,8 +193,8 @@ def test_a_memory_that_forgets_the_rule_is_found_out(
     real = Told.outgoing
 
     def forgetful(self: Told, allow: Any, host: str, *, websocket: bool) -> Any:
-        made = real(self, allow, host, websocket=websocket) if self._outgoing is None else self._outgoing[3]
-        self._outgoing = (allow, host, websocket, made)
+        made = real(self, allow, host, websocket=websocket) if self._outgoing is None else self._outgoing[4]
+        self._outgoing = (self._sandbox.policy, allow, host, websocket, made)
         return made
 
     if weakened:

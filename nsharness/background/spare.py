@@ -12,6 +12,7 @@ import struct
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Final, NoReturn
 
@@ -27,6 +28,7 @@ WAITING: Final = b"waiting"
 """What a spare tells the daemon once its helpers have been started."""
 
 _CREDENTIALS: Final = struct.Struct("=iII")
+_REQUEST_SECONDS: Final = 10.0
 _LAST_SECONDS: Final = 15.0
 _FORWARDED: Final = frozenset(
     {
@@ -72,8 +74,10 @@ def be(daemon: socket.socket, run: Run, rehearse: Callable[[], None]) -> NoRetur
 
 def _serve(client: socket.socket, pidfd: int, run: Run, early: Early) -> int:
     client.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    client.settimeout(_REQUEST_SECONDS)
     client.send(words.READY + words.build(), socket.MSG_NOSIGNAL)
     request = _received(client, pidfd)
+    client.settimeout(None)
     over = threading.Event()
     watching = threading.Thread(target=_watch, args=(client, over), daemon=True)
     arguments = _adopt(request)
@@ -84,6 +88,9 @@ def _serve(client: socket.socket, pidfd: int, run: Run, early: Early) -> int:
     except SystemExit as left:
         # As the interpreter has it: wrong usage, --help.
         code = left.code if isinstance(left.code, int) else int(left.code is not None)
+    except BaseException:  # noqa: BLE001 - a bug, told as the interpreter would
+        traceback.print_exc()
+        code = 1
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,10 +14,8 @@ from nsharness.errors import NsharnessError
 from nsharness.linux import fds
 from nsharness.linux.identity import Identity
 from nsharness.policy.profile import Profile
-from nsharness.supervisor.child import Child
 from nsharness.supervisor.early import Early
-
-_RESOLVE_SECONDS = 60.0
+from nsharness.supervisor.resolving import Resolver
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +68,9 @@ def resolve(
     taken = None if early is None else early.take_map()
     content = fds.memfd("credentials") if taken is None else taken
     try:
-        return replace(_resolved(profile, identity, ensure, digests, content), early=taken is not None)
+        waiting = Early() if early is None or taken is None else early
+        found = _resolved(profile, identity, ensure, digests, content, waiting)
+        return replace(found, early=taken is not None)
     except BaseException:
         fds.close_all([content])
         raise
@@ -85,9 +82,12 @@ def _resolved(
     ensure: Sequence[Ensured],
     digests: Sequence[tuple[str, str]],
     content: int,
+    early: Early,
 ) -> Credentials:
     bindings = bindings_of(profile)
     if not (bindings or ensure or digests):
+        if (waiting := early.take_resolver()) is not None:
+            waiting.close()
         # There is nothing to resolve, and so nothing that a process of its own would have to read.
         fds.write_all(content, CredentialMap({}).to_bytes())
         fds.seal(content)
@@ -100,53 +100,8 @@ def _resolved(
     }
     if identity.privileged and identity.owner_uid != 0:
         request |= {"uid": identity.owner_uid, "gid": identity.owner_gid}
-    reply = _run(request, content)
+    reply = (early.take_resolver() or Resolver(content)).ask(request)
     if not fds.is_sealed(content):
         raise NsharnessError("cannot resolve the credentials", why="the map was not sealed")
     headers = {host: tuple(names) for host, names in reply["headers"].items()}
     return Credentials(content, tuple(reply["hosts"]), headers, reply["digests"], reply["kinds"])
-
-
-def _run(request: dict[str, Any], content: int) -> dict[str, Any]:
-    request_read, request_write = os.pipe2(os.O_CLOEXEC)
-    reply_read, reply_write = os.pipe2(os.O_CLOEXEC)
-    arguments = ["--request-fd", request_read, "--reply-fd", reply_write, "--map-fd", content]
-    try:
-        child = Child(
-            "nsharness.credentials.resolver",
-            [str(argument) for argument in arguments],
-            [request_read, reply_write, content],
-        )
-    except BaseException:
-        fds.close_all([request_write, reply_read])
-        raise
-    finally:
-        fds.close_all([request_read, reply_write])
-    # The request may exceed what a pipe holds while the resolver still starts.
-    writer = threading.Thread(target=_write, args=(request_write, json.dumps(request).encode()))
-    writer.start()
-    try:
-        with os.fdopen(reply_read, "rb") as stream:
-            answer = stream.read()
-        child.wait(_RESOLVE_SECONDS)
-        reply = json.loads(answer)
-    except (ValueError, subprocess.TimeoutExpired):
-        raise NsharnessError(
-            "cannot resolve the credentials", why=child.complaint() or "the resolver gave no answer"
-        ) from None
-    finally:
-        child.end(0)
-        writer.join()
-    if "error" in reply:
-        error = reply["error"]
-        raise NsharnessError(error["what"], why=error["why"], hint=error["hint"])
-    return dict(reply)
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    try:
-        fds.write_all(descriptor, data)
-    except OSError:
-        return  # The resolver ended early; its reply says why.
-    finally:
-        os.close(descriptor)

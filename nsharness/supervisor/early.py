@@ -14,6 +14,7 @@ from types import TracebackType
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
 from nsharness.supervisor.child import Child
+from nsharness.supervisor.resolving import Resolver
 from nsharness.supervisor.state import TOKEN_BYTES
 
 
@@ -48,6 +49,7 @@ class Early:
         self.token = secrets.token_hex(TOKEN_BYTES)
         self._started: dict[str, Started] = {}
         self._map: int | None = None
+        self._resolver: Resolver | None = None
 
     def __enter__(self) -> Early:
         # Whatever forbids it is said by whoever finds nothing here and starts them again.
@@ -63,16 +65,21 @@ class Early:
         left, self._started = self._started, {}
         for started in left.values():
             started.close()
+        if (resolver := self.take_resolver()) is not None:
+            resolver.close()
         if (descriptor := self.take_map()) is not None:
             fds.close_all([descriptor])
 
     def warm(self) -> None:
-        """Let the proxy import what it will need once it serves, and the zygote make a gateway: for whoever
-        has the time."""
+        """Let the proxy import what it will need once it serves, and the zygote make a gateway, and start a
+        resolver: for whoever has the time."""
         for name, message in (("proxy", {"op": "import"}), ("zygote", {"op": "pool", "size": 1})):
             if (started := self._started.get(name)) is not None:
                 with suppress(OSError):
                     fds.send(started.socket, message)
+        if self._map is not None:
+            with suppress(OSError, NsharnessError):
+                self._resolver = Resolver(self._map)
 
     def take(self, name: str) -> Started | None:
         """The helper, which is the caller's from now on; None when there is none, or no more."""
@@ -81,6 +88,14 @@ class Early:
             started.close()
             return None
         return started
+
+    def take_resolver(self) -> Resolver | None:
+        """A resolver that waits, for the memory that ``take_map`` gives; the caller's from now on."""
+        resolver, self._resolver = self._resolver, None
+        if resolver is not None and not resolver.alive:
+            resolver.close()
+            return None
+        return resolver
 
     def take_map(self) -> int | None:
         """The memory that the proxy was given for its credential map: to be filled, sealed and closed."""

@@ -265,7 +265,8 @@ def test_an_interactive_shell_at_a_terminal(at_terminal: Callable[..., Terminal]
     terminal.expect("\n2 there\n")
     terminal.type("\x03")
     terminal.expect(r"\^C")
-    terminal.type("stty size; exit 5\n")
+    # The signal that tells of a new size is on its way through several processes.
+    terminal.type("until [ \"$(stty size)\" = '12 78' ]; do sleep 0.01; done; stty size; exit 5\n")
     terminal.expect("\n12 78\n")
     before = termios.tcgetattr(terminal.master)
     assert terminal.wait() == 5

@@ -110,7 +110,7 @@ class Client(Front):
         self._read = self._waiting
         if block.expects and any(name.lower() == b"expect" for name, _ in made.fields):
             made.fields = tuple(field for field in made.fields if field[0].lower() != b"expect")
-            self._transport.write(wire.CONTINUE)
+            self._transport.write(wire.go_on(head.version))
         again = head.method in _SAFE and not head.has_body
         host = self._service.hosts.take(made, again=again)
         if host is not None:

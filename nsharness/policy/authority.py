@@ -70,7 +70,6 @@ class _RefusedError(Exception):
         self.refusal = Refusal(reason, status)
 
 
-@lru_cache(maxsize=_REMEMBERED)
 def authority(claims: Claims) -> Authority | Refusal:
     """The one host and port that all names of a request agree on, after canonicalisation."""
     try:
@@ -79,6 +78,8 @@ def authority(claims: Claims) -> Authority | Refusal:
         return refused.refusal
 
 
+# What raises is not remembered. So names that are no hosts, however long and however many, are not kept.
+@lru_cache(maxsize=_REMEMBERED)
 def _agree(claims: Claims) -> Authority:
     agreed = _anchor(claims)
     default = DEFAULT_PORTS[_scheme(claims)]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import lru_cache
 from urllib.parse import unquote_to_bytes
+
+from nsharness.policy.remembering import remembered
 
 # Servers and frameworks that believe these handle another method or path than was checked.
 _OVERRIDES = frozenset(
@@ -27,8 +28,6 @@ _OVERRIDES = frozenset(
 _QUERY_NAMES = frozenset({"sig", "signature", "access-token", "api-key", "key"})
 _QUERY_PREFIXES = ("x-amz-", "x-goog-")
 
-# The same names come with every request.
-_REMEMBERED = 1024
 _SEPARATORS = re.compile("[&;]")
 # Without any of these there is none of the names above in a query, however it is read.
 _SUSPICIOUS = re.compile("[%+]|sig|token|key|amz|goog", re.IGNORECASE)
@@ -46,7 +45,8 @@ def credential_in_query(query: str) -> str | None:
     return next((name for name in _parameters(query) if _is_credential(name)), None)
 
 
-@lru_cache(maxsize=_REMEMBERED)
+# The same names come with every request.
+@remembered
 def fold(name: str) -> str:
     """A header or parameter name as the most lenient server compares it."""
     return name.strip().lower().replace("_", "-")

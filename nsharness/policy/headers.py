@@ -12,9 +12,9 @@ import base64
 import binascii
 import re
 from collections.abc import Collection, Iterable, Sequence
-from functools import lru_cache
 
 from nsharness.policy.decide import Allow
+from nsharness.policy.remembering import remembered
 from nsharness.policy.request import CREDENTIAL_HEADERS, TOKEN
 
 Field = tuple[bytes, bytes]
@@ -34,8 +34,6 @@ _UNREADABLE = frozenset({b"range", b"if-range", b"accept-encoding", b"sec-websoc
 _VALUE = re.compile(rb"[\t -~\x80-\xff]*")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _SCHEME = re.compile(rb"(?:[A-Za-z][A-Za-z0-9-]* +)?(?P<rest>[^ ]+)")
-# The same names come with every request.
-_REMEMBERED = 1024
 _BASIC = re.compile(rb"basic +(?P<pair>[A-Za-z0-9+/]+={0,2})", re.IGNORECASE)
 
 
@@ -171,11 +169,12 @@ def _connection_tokens(fields: Iterable[Field]) -> set[bytes]:
     }
 
 
-@lru_cache(maxsize=_REMEMBERED)
+# The same names come with every request.
+@remembered
 def _is_token(name: bytes) -> bool:
     return TOKEN.fullmatch(name.decode("latin-1")) is not None
 
 
-@lru_cache(maxsize=_REMEMBERED)
+@remembered
 def _folded(name: bytes) -> bytes:
     return name.lower().replace(b"_", b"-")

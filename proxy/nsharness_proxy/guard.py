@@ -124,7 +124,11 @@ class Guard(Door):
         request.data.host, request.data.port = seen.host, seen.port
         request.data.authority = b""
         request.data.path = seen.target.encode("utf-8", "surrogateescape")
-        request.headers = http.Headers(made.fields)
+        fields = made.fields
+        if request.data.http_version == b"HTTP/1.0":
+            # mitmproxy would say "100 Continue": its client took it for the answer (RFC 9110 section 10.1.1).
+            fields = tuple(field for field in fields if field[0].lower() != b"expect")
+        request.headers = http.Headers(fields)
         request.stream = made.sent
 
     def upstream_ready(self, flow: http.HTTPFlow) -> None:

@@ -160,10 +160,12 @@ def answer_head(data: bytes) -> Head | None:
 
 
 def _complete(data: bytes) -> bytes | None:
-    at, bare = data.find(b"\n\r\n"), data.find(b"\n\n")
+    at = data.find(b"\n\r\n")
     end = at + 3 if at >= 0 else 0
-    # With a bare LF, so that a head which ends in one is complete, and found to be none.
-    if bare >= 0 and not 0 <= at < bare:
+    # With a bare LF, so that a head which ends in one is complete, and found to be none. Not looked for in
+    # what follows the head, which may be long.
+    bare = data.find(b"\n\n", 0, at + 1 if at >= 0 else len(data))
+    if bare >= 0:
         end = bare + 2
     if (end or len(data)) > MAX_HEAD:
         raise HeadTooLargeError("it is too large")

@@ -234,7 +234,8 @@ class Judge:
         """What is known of these fields: the same as of the last ones, if they are."""
         told = self._told
         if told is None or told.fields is not fields:
-            told = self._told = Told(self.sandbox, fields)
+            told = Told(self.sandbox, fields)
+            self._told = told if told.brief else None
         return told
 
     def _size_check(self, allow: Allow) -> Any:

@@ -24,11 +24,11 @@ from nsharness.policy.hosts import HostError, canonical_host, is_ip
 from nsharness.policy.limits import Usage
 from nsharness.policy.model import Policy
 from nsharness.policy.names import NamesError, NameTable
+from nsharness.policy.remembering import LONGEST, MOST
 from nsharness_proxy.asking import Questions
 from nsharness_proxy.placeholders import Placeholders
 from nsharness_proxy.tls import ClientSide, HostSide
 
-_REMEMBERED: Final = 1024
 _CHOSEN: Final = ("method", "host", "path")
 
 _numbers = itertools.count(1)
@@ -82,9 +82,12 @@ class Sandbox:
                 text = facts.get(name)
                 if text and text not in self._harmless:
                     facts[name] = clean = self.scrubber.text(text)
-                    if name != "path" and clean == text and len(self._harmless) < _REMEMBERED:
+                    if name != "path" and clean == text and self._may_keep(text):
                         self._harmless.add(text)
         self.write(AuditEvent(time.monotonic_ns(), _moment(time.time_ns()), self.id, action, road, **facts))
+
+    def _may_keep(self, text: str) -> bool:
+        return len(self._harmless) < MOST and len(text) <= LONGEST
 
     def resolve(self, name: str) -> str | None:
         """The synthetic address of a name that policy allows; None, recorded, for any other."""

@@ -18,15 +18,20 @@ from nsharness_proxy.refusal import Refused
 from nsharness_proxy.sandbox import Sandbox
 from nsharness_proxy.sending import Outgoing, carries_secret, outgoing
 
+LONGEST: Final = 4096
+"""Bytes of header fields that are remembered at most: idle connections keep what was said last."""
+
 
 class Told:
     """Of one list of fields."""
 
-    __slots__ = ("_outgoing", "_sandbox", "fields", "refused", "texts", "upgrades")
+    __slots__ = ("_outgoing", "_sandbox", "brief", "fields", "refused", "texts", "upgrades")
 
     def __init__(self, sandbox: Sandbox, fields: tuple[Field, ...]) -> None:
         self._sandbox = sandbox
         self.fields: Final = fields
+        self.brief: Final = sum(len(name) + len(value) for name, value in fields) <= LONGEST
+        """Whether they may be remembered."""
         self.refused: Final = carries_secret(sandbox, (), fields)
         """The refusal, if there is a secret in them."""
         self.texts: Final[Headers] = without_credentials(

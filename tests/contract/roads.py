@@ -86,10 +86,30 @@ def ask(
     """One request and its answer. ``named`` and ``sni`` are what it says its host is, where that is another
     one."""
     with opened(served, road, host, sni=sni) as client:
-        if road.http2:
-            return Http2(_secured(client)).ask(_http2(road, named or host, path, method, fields), body)
-        client.sendall(_http1(road, host, path, method, fields, body, named))
-        return read_answer(client, method)
+        return Conversation(client, road, host).ask(path, *fields, method=method, body=body, named=named)
+
+
+class Conversation:
+    """Requests, one after the other, on a connection that was ``opened``."""
+
+    def __init__(self, client: socket.socket, road: Road, host: str) -> None:
+        self._client, self._road, self._host = client, road, host
+        self._http2 = Http2(_secured(client)) if road.http2 else None
+
+    def ask(
+        self,
+        path: str,
+        *fields: tuple[str, str],
+        method: str = "GET",
+        body: bytes | None = None,
+        named: str | None = None,
+    ) -> Answer:
+        """The next one, and its answer."""
+        road, host = self._road, self._host
+        if self._http2 is not None:
+            return self._http2.ask(_http2(road, named or host, path, method, fields), body)
+        self._client.sendall(_http1(road, host, path, method, fields, body, named))
+        return read_answer(self._client, method)
 
 
 def everything(served: Served, road: Road, host: str, path: str) -> bytes:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.proxy.rig import Proxy, Sandbox, policy, read_to_end, rule
+from tests.proxy.rig import Proxy, Sandbox, policy, read_answer, read_to_end, rule
 from tests.proxy.upstreams import Upstream
 
 MAX_CONNECTIONS = 1024
@@ -62,3 +62,38 @@ def test_connections_beyond_the_bound_are_closed_at_once(
         # It times out if it is kept.
         assert read_to_end(late) == b""
     assert all(client.fileno() >= 0 for client in clients)
+
+
+LONG = "a" * 60_000
+HEADS = {
+    "names": f"GET http://open.local/ HTTP/1.1\r\nHost: open.local\r\nX-%d-{LONG}: a\r\n\r\n",
+    "values": f"GET http://open.local/ HTTP/1.1\r\nHost: open.local\r\nX-A: %d-{LONG}\r\n\r\n",
+    "methods": f"M%d-{LONG} http://open.local/ HTTP/1.1\r\nHost: open.local\r\n\r\n",
+    "hosts": f"GET http://open.local/ HTTP/1.1\r\nHost: h%d-{LONG}\r\n\r\n",
+    "targets": f"GET http://h%d-{LONG}/ HTTP/1.1\r\nHost: open.local\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("what", HEADS)
+@pytest.mark.parametrize("idle", [False, True], ids=["one-by-one", "idle"])
+def test_what_clients_say_is_not_kept(
+    proxy: Proxy, sandbox: Sandbox, upstream: Upstream, what: str, idle: bool
+) -> None:
+    """Neither by what is remembered for all of them, nor by connections that wait for another request."""
+    count, before = 400, 0
+    clients = []
+    proxy.attach(sandbox, policy(rule("open", "open.local"), upstreams={"open.local:80": upstream.port}))
+    for number in range(count + 40):
+        if number == 40:
+            before = proxy.memory()
+        client = sandbox.connect()
+        client.sendall((HEADS[what] % number).encode())
+        read_answer(client)
+        if idle:
+            clients.append(client)
+        else:
+            client.close()
+    grown = proxy.memory() - before
+    for client in clients:
+        client.close()
+    assert grown < count * len(LONG) // 2

@@ -195,6 +195,15 @@ def test_expect_continue_is_answered_only_if_the_request_may_pass(wiki: Sandbox,
     assert upstream.requests[0].all("Expect") == []
 
 
+def test_a_client_of_http_1_0_gets_the_answer_only(wiki: Sandbox, upstream: Upstream) -> None:
+    head = "POST http://{0}/ HTTP/1.0\r\nHost: {0}\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\nbody"
+    answer = wiki.everything(head.format("open.local").encode())
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert upstream.requests[0].body == b"body"
+    assert upstream.requests[0].all("Expect") == []
+
+
 def test_every_decision_is_one_line_in_the_audit_log_and_one_event(
     wiki: Sandbox, proxy: Proxy, upstream: Upstream, token: str
 ) -> None:

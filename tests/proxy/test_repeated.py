@@ -12,6 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nsharness.audit.event import AuditEvent
+from nsharness.credentials.map import CredentialMap
+from nsharness.credentials.secret import Secret
 from nsharness.policy.proof import VerifiedCertificate
 from nsharness_proxy import http1
 from nsharness_proxy.claims import Entrance
@@ -22,6 +25,7 @@ from nsharness_proxy.fast.service import Service
 from nsharness_proxy.judge import Judge, Reached
 from nsharness_proxy.told import Told
 from tests.proxy import test_told
+from tests.proxy.rig import new_token
 from tests.proxy.test_told import HEADER, HOSTS, LINES, PLACEHOLDER, SECRET, TARGETS, sandbox
 
 Road = Literal["forward", "connect", "connect-tls", "http", "https"]
@@ -337,3 +341,28 @@ def test_the_credential_goes_where_each_request_says() -> None:
     assert [each.action for each in made.audit if each.action != "response"] == [
         *("inject", "allow", "inject", "inject", "deny", "inject")
     ]
+
+
+async def in_turn(tokens: Sequence[str]) -> list[tuple[list[bytes], list[AuditEvent], str]]:
+    """What sandboxes send, record, and the version of their credentials, which are all that differs."""
+    made = []
+    for number, token in enumerate(tokens):
+        audit: list[AuditEvent] = []
+        box = sandbox(audit, POLICIES[0])
+        box.id = f"box-{number}"
+        box.credentials = CredentialMap({"api.local": {"Authorization": Secret(f"Bearer {token}")}})
+        made.append((Connection(box, "forward"), audit, box.credentials.version))
+    for connection, *_ in made * 3:
+        await connection.say(FORWARD.data)
+    return [([data for *_, data in c.hosts.sent], audit, version) for c, audit, version in made]
+
+
+def test_sandboxes_of_one_process_share_nothing() -> None:
+    """The same requests, in turn."""
+    tokens = [new_token("hd-") for _ in range(3)]
+    for number, (sent, audit, version) in enumerate(asyncio.run(in_turn(tokens))):
+        assert [[token.encode() in data for token in tokens] for data in sent] == [
+            [number == other for other in range(3)]
+        ] * 3
+        proofs = [event.proof for event in audit if event.proof is not None]
+        assert [(p["sandbox"], p["secret_version"]) for p in proofs] == [(f"box-{number}", version)] * 3

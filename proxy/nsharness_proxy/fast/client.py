@@ -9,7 +9,7 @@ from typing import Final
 from nsharness.credentials.decoding import DecodingError
 from nsharness.policy import headers
 from nsharness.policy.authority import Claims
-from nsharness_proxy import claims, http1, refusal, scrubbing
+from nsharness_proxy import claims, http1, refusal, scrubbing, told
 from nsharness_proxy.bodies import UNDECODABLE, BodyRefusedError
 from nsharness_proxy.claims import Named
 from nsharness_proxy.decision import Decision
@@ -94,11 +94,11 @@ class Client(Front):
         judge = self.judge
         if block is not self._block or (scheme, absolute) != self._absolute or self._claims is None:
             # What a client says of its destination is mostly what it said before.
-            self._block, self._absolute = block, (scheme, absolute)
+            self._block = block if len(block.lines) <= told.LONGEST else None
+            self._absolute = scheme, absolute
             named = Named(scheme, absolute, "", headers.values(block.fields, b"host"), self._tls, self._sni)
             self._claims = claims.of_request(judge.origin, judge.sandbox.names, judge.tunnel, named)
-        claimed = self._claims
-        made = judge.decide(Asked(head.method, target, head.fields, claimed, head.has_body))
+        made = judge.decide(Asked(head.method, target, head.fields, self._claims, head.has_body))
         self._answered = False
         self._answer = None
         self._reader = None
@@ -110,7 +110,7 @@ class Client(Front):
         self._read = self._waiting
         if block.expects and any(name.lower() == b"expect" for name, _ in made.fields):
             made.fields = tuple(field for field in made.fields if field[0].lower() != b"expect")
-            self._transport.write(wire.CONTINUE)
+            self._transport.write(wire.go_on(head.version))
         again = head.method in _SAFE and not head.has_body
         host = self._service.hosts.take(made, again=again)
         if host is not None:

@@ -7,7 +7,6 @@ from typing import Final
 
 from nsharness.policy.headers import Field
 
-CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
 # RFC 9110 section 7.6.1.
@@ -33,6 +32,12 @@ def split_target(target: bytes) -> tuple[str, str, bytes]:
     if not known or not path.partition(b"?")[0].isascii():
         raise TargetError
     return name.decode("ascii"), authority.decode("utf-8", "surrogateescape"), b"/" + path
+
+
+def go_on(version: bytes) -> bytes:
+    """What a client is told that waits before it sends a body. One of HTTP/1.0 would take it for the answer:
+    it is told nothing (RFC 9110 section 10.1.1)."""
+    return b"" if version == b"HTTP/1.0" else b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 def request_head(method: bytes, target: bytes, version: bytes, fields: Iterable[Field]) -> bytes:

@@ -11,6 +11,7 @@ import _signal  # type: ignore[import-not-found]
 import _socket
 import os
 import sys
+import time
 
 from nsharness.background import words
 from nsharness.background.place import SOCKET, SWITCH, check, folder
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 COMMANDS: Final = frozenset({"exec", "run", "shell"})
 _ANSWER_SECONDS: Final = 2.0
 _CREDENTIALS_BYTES: Final = 12
+_LOOK_SECONDS: Final = 0.05
 _FORWARDED: Final = (
     *(_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT),
     *(_signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGWINCH),
@@ -138,13 +140,14 @@ class _Signals:
     """The signals that this process is sent are for whoever has the command. From before it is handed over:
     afterwards it would be too late for one that comes at once."""
 
-    __slots__ = ("_before", "_early", "_ending", "_sock", "_supervisor")
+    __slots__ = ("_before", "_early", "_ending", "_sock", "_supervisor", "_waits")
 
     def __init__(self, sock: _socket.socket) -> None:
         self._sock = sock
         self._supervisor = -1
         self._early: list[int] = []
         self._ending = False
+        self._waits = False
         self._before: dict[int, Any] = {}
         for number in (*_FORWARDED, _signal.SIGTSTP, _signal.SIGCONT):
             before = _signal.getsignal(number)
@@ -202,11 +205,15 @@ class _Signals:
         self._go_on()
 
     def _go_on(self) -> None:
-        if not self._ending and _in_background():
-            # As it would stop itself when it reads.
-            os.kill(os.getpid(), _signal.SIGTTIN)
-        else:
-            self._to_supervisor(_signal.SIGCONT)
+        """Once nobody else's input would be read. A shell may not say when that is: to it, a job of which a
+        part runs is a job that runs."""
+        if self._waits:
+            return  # further up already
+        self._waits = True
+        while not self._ending and _in_background():
+            time.sleep(_LOOK_SECONDS)
+        self._waits = False
+        self._to_supervisor(_signal.SIGCONT)
 
     def _to_supervisor(self, number: int) -> None:
         try:  # noqa: SIM105 - as above

@@ -6,10 +6,12 @@ taken the request, whatever is wrong only means that the command line does its w
 
 from __future__ import annotations
 
-# socket(7) without the module around it, which takes as long to import as a spare takes to answer.
+# Without the modules around them, which take as long to import as a spare takes to answer.
+import _signal  # type: ignore[import-not-found]
 import _socket
 import os
 import sys
+import time
 
 from nsharness.background import words
 from nsharness.background.place import SOCKET, SWITCH, check, folder
@@ -18,51 +20,79 @@ from nsharness.background.place import SOCKET, SWITCH, check, folder
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Final
+    from typing import Any, Final
 
 
 COMMANDS: Final = frozenset({"exec", "run", "shell"})
 _ANSWER_SECONDS: Final = 2.0
 _CREDENTIALS_BYTES: Final = 12
+_LOOK_SECONDS: Final = 0.05
+_FORWARDED: Final = (
+    *(_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT),
+    *(_signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGWINCH),
+)
 
 
 def ask(arguments: Sequence[str]) -> int | None:
     """The exit code of the command, which somebody else has run; None if nobody has done anything of it."""
-    where = folder() if arguments[0] in COMMANDS and _wanted() else None
+    where = folder() if arguments[0] in COMMANDS and _wanted(arguments) else None
     if where is None:
         return None
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+    signals = None
+    answer = b""
     try:
-        taken = _is_taken(sock, where, arguments)
+        if _is_ready(sock, where):
+            signals = _Signals(sock)
+            answer = _answer(sock, arguments)
     except OSError:
-        taken = False
-    if not taken:
-        sock.close()
-        return None
-    return _stand_in(sock)
+        pass
+    if signals is not None and answer.startswith(words.TAKEN):
+        signals.are_for(int(answer.removeprefix(words.TAKEN)))
+        return _stand_in(sock)
+    sock.close()
+    if signals is not None:
+        signals.give_back()
+    return None
 
 
-def _wanted() -> bool:
+def _wanted(arguments: Sequence[str]) -> bool:
     if os.environ.get(SWITCH) == "no" or "SUDO_UID" in os.environ:
         return False
     if os.getuid() != os.geteuid() or os.getgid() != os.getegid():
         return False
+    # A run that is held asks its terminal whether that is still there, and a spare has none.
+    if arguments[0] == "run" and "--hold" in arguments:
+        return False
+    return not _in_background() and _has_usual_personality()
+
+
+def _in_background() -> bool:
+    """Whether our input is a terminal, and another job in its foreground. A spare is in no session of this
+    terminal: nothing would keep it from reading what is typed for that job."""
     try:
-        # A spare is in no session of this terminal: nothing would keep it from reading what is typed for
-        # the job in the foreground.
-        return not os.isatty(0) or os.tcgetpgrp(0) == os.getpgrp()
+        return os.isatty(0) and os.tcgetpgrp(0) != os.getpgrp()
     except OSError:
-        return True  # It is nobody's controlling terminal, and has no foreground.
+        return False  # It is nobody's controlling terminal, and has no foreground.
 
 
-def _is_taken(sock: _socket.socket, where: str, arguments: Sequence[str]) -> bool:
+def _has_usual_personality() -> bool:
+    """Whether we start programs as is usual (personality(2)): whoever asks for ours may not be told."""
+    try:
+        with open("/proc/self/personality", "rb") as file:  # noqa: PTH123 - in the way of every command
+            return int(file.read(), 16) == 0
+    except (OSError, ValueError):
+        return False
+
+
+def _is_ready(sock: _socket.socket, where: str) -> bool:
     check(where)
     sock.settimeout(_ANSWER_SECONDS)
     sock.connect(f"{where}/{SOCKET}")
     if _uid_of(sock) != os.getuid() or sock.recv(words.MAX_WORD) != words.READY + words.build():
         return False
     sock.settimeout(None)
-    return _hand_over(sock, arguments)
+    return True
 
 
 def _uid_of(sock: _socket.socket) -> int:
@@ -70,8 +100,8 @@ def _uid_of(sock: _socket.socket) -> int:
     return int.from_bytes(data[4:8], sys.byteorder)
 
 
-def _hand_over(sock: _socket.socket, arguments: Sequence[str]) -> bool:
-    """Whether a spare has taken it; until it has, nothing has happened."""
+def _answer(sock: _socket.socket, arguments: Sequence[str]) -> bytes:
+    """Hand over; what the spare says to it. Until it has taken the request, nothing has happened."""
     opened = [os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)]
     try:
         opened.append(os.memfd_create("request", os.MFD_CLOEXEC))
@@ -83,7 +113,7 @@ def _hand_over(sock: _socket.socket, arguments: Sequence[str]) -> bool:
     finally:
         for descriptor in opened:
             os.close(descriptor)
-    return sock.recv(words.MAX_WORD) == words.TAKEN
+    return sock.recv(words.MAX_WORD)
 
 
 def _request(arguments: Sequence[str]) -> words.Request:
@@ -106,23 +136,99 @@ def _ignored() -> list[int]:
     return []
 
 
+class _Signals:
+    """The signals that this process is sent are for whoever has the command. From before it is handed over:
+    afterwards it would be too late for one that comes at once."""
+
+    __slots__ = ("_before", "_early", "_ending", "_sock", "_supervisor", "_waits")
+
+    def __init__(self, sock: _socket.socket) -> None:
+        self._sock = sock
+        self._supervisor = -1
+        self._early: list[int] = []
+        self._ending = False
+        self._waits = False
+        self._before: dict[int, Any] = {}
+        for number in (*_FORWARDED, _signal.SIGTSTP, _signal.SIGCONT):
+            before = _signal.getsignal(number)
+            if before != _signal.SIG_IGN:
+                self._before[number] = before
+                _signal.signal(number, self._handle)
+
+    def give_back(self) -> None:
+        """Nobody has taken the command: we are as we were."""
+        for number, before in self._before.items():
+            _signal.signal(number, before)
+        for number in self._early:
+            os.kill(os.getpid(), number)
+
+    def are_for(self, pid: int) -> None:
+        """This process has the command."""
+        try:
+            self._supervisor = os.pidfd_open(pid)
+        except OSError:
+            return  # It has ended, which is seen elsewhere.
+        for number in self._early:
+            self._handle(number)
+
+    def _handle(self, number: int, _: object = None) -> None:
+        if number == _signal.SIGTSTP or number == _signal.SIGCONT or number == _signal.SIGWINCH:
+            if self._supervisor < 0:
+                self._early.append(number)
+            elif number == _signal.SIGTSTP:
+                self._stop()
+            elif number == _signal.SIGCONT:
+                self._go_on()
+            else:
+                self._send(number)
+        elif self._supervisor < 0:
+            # Whoever has it by now sees our end.
+            _signal.signal(number, _signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        else:
+            self._ending = True
+            self._send(number)
+
+    def _send(self, number: int) -> None:
+        try:  # noqa: SIM105 - that would have to be imported
+            self._sock.send(words.SIGNAL + b"%d" % number, _socket.MSG_NOSIGNAL)
+        except OSError:
+            pass  # As above.
+
+    def _stop(self) -> None:
+        """First whoever would go on reading what is now typed for somebody else, then we."""
+        self._to_supervisor(_signal.SIGSTOP)
+        _signal.signal(_signal.SIGTSTP, _signal.SIG_DFL)
+        os.kill(os.getpid(), _signal.SIGTSTP)
+        # Continued, or not even stopped: without a shell above it, a group is not (setpgid(2)).
+        _signal.signal(_signal.SIGTSTP, self._handle)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Once nobody else's input would be read. A shell may not say when that is: to it, a job of which a
+        part runs is a job that runs."""
+        if self._waits:
+            return  # further up already
+        self._waits = True
+        while not self._ending and _in_background():
+            time.sleep(_LOOK_SECONDS)
+        self._waits = False
+        self._to_supervisor(_signal.SIGCONT)
+
+    def _to_supervisor(self, number: int) -> None:
+        try:  # noqa: SIM105 - as above
+            _signal.pidfd_send_signal(self._supervisor, number)
+        except OSError:
+            pass  # As above.
+
+
 def _stand_in(sock: _socket.socket) -> int:
-    """Until the command has ended: every signal goes on to it."""
-    # Now there is time for imports: the command is on its way.
-    import signal
-    from contextlib import suppress
-
-    def forward(number: int, _: object) -> None:
-        with suppress(OSError):
-            sock.send(words.SIGNAL + b"%d" % number, _socket.MSG_NOSIGNAL)
-
-    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGWINCH")
-    for number in (getattr(signal, name) for name in names):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, forward)
-    with suppress(OSError, ValueError):
+    """Until the command has ended."""
+    try:
         answer = sock.recv(words.MAX_WORD)
         if answer.startswith(words.EXIT):
             return int(answer.removeprefix(words.EXIT))
+    except (OSError, ValueError):
+        pass
     print("nsharness: the process that the command was handed to ended unexpectedly", file=sys.stderr)
     return 125

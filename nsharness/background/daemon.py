@@ -86,7 +86,10 @@ class Daemon:
             if now >= self._until:
                 break
             if len(self._spares) < self._wanted and now >= self._refill_at:
-                self._add()
+                try:
+                    self._add()
+                except OSError:
+                    self._refill_at = now + _RETRY_SECONDS
             waits = self._until if len(self._spares) >= self._wanted else min(self._until, self._refill_at)
             for key, _ in self._selector.select(max(0.0, waits - now)):
                 key.data()
@@ -140,7 +143,10 @@ class Daemon:
         while not given:
             fresh = not self._spares
             if fresh:
-                self._add()
+                try:
+                    self._add()
+                except OSError:
+                    break  # The client cannot expect to get further, but it will say why.
             each = min(self._spares, key=lambda each: not each.ready)
             self._forget(each)
             with each.sock, contextlib.suppress(OSError):  # It has just died.
@@ -154,10 +160,16 @@ class Daemon:
         self._selector.unregister(each.sock)
 
     def _add(self) -> None:
+        """One more. ``OSError`` where nothing more can be started now (fork(2))."""
         ours, theirs = fds.message_pair()
         sys.stdout.flush()
         sys.stderr.flush()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
         if pid == 0:
             ours.close()
             with contextlib.suppress(BaseException):

@@ -8,13 +8,15 @@ be within reach of what Landlock confines.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
-from nsharness.linux.cgroups import hierarchies
+from nsharness.linux import libc
+from nsharness.linux.cgroups import Hierarchy, hierarchies
 
 _NAMESPACES: Final = ("cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "user", "uts")
 # proc_pid_status(5): who it is, what it may do, what filters it.
@@ -30,29 +32,39 @@ _STATUS: Final = (
     "NoNewPrivs",
     "Seccomp",
     "Seccomp_filters",
+    "Speculation_Store_Bypass",
+    "SpeculationIndirectBranch",
     "Cpus_allowed",
+    "Mems_allowed",
 )
 # proc_pid_stat(5), counted from behind the command's name: nice, and the scheduler's policy.
 _NICE, _POLICY = 16, 38
+# ioprio_get(2): best effort, the middle one.
+_IOPRIO_WHO_PROCESS, _IOPRIO_NORMAL = 1, 2 << 13 | 4
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a process lives under, as far as it can be seen from outside."""
+    """What a process lives under, as far as it can be seen from outside.
+
+    ``root`` has the path too: a file system that is bound elsewhere has the same inode there, but not the
+    same mounts on it. ``killed_first`` is what is added to its score when memory runs out.
+    """
 
     status: tuple[str, ...]
     namespaces: tuple[str, ...]
-    root: tuple[int, int]
+    root: tuple[int, int, str]
     label: str
     limits: str
-    scheduling: tuple[str, str]
+    scheduling: tuple[str, str, int]
+    killed_first: int
 
     def differs(self, other: Surroundings) -> str | None:
-        """The name of what is not the same; None where everything is."""
+        """The name of what is not the same; None where nothing stands in the way."""
         for field in fields(self):
-            if getattr(self, field.name) != getattr(other, field.name):
+            if field.name != "killed_first" and getattr(self, field.name) != getattr(other, field.name):
                 return field.name
-        return None
+        return "killed_first" if other.killed_first > self.killed_first else None
 
 
 def surroundings(pid: int | str = "self") -> Surroundings:
@@ -64,11 +76,22 @@ def surroundings(pid: int | str = "self") -> Surroundings:
     return Surroundings(
         tuple(lines.get(name, "").strip() for name in _STATUS),
         tuple(str((folder / "ns" / name).readlink()) for name in _NAMESPACES),
-        (root.st_dev, root.st_ino),
+        (root.st_dev, root.st_ino, str((folder / "root").readlink())),
         _label(folder),
         _resource_limits((folder / "limits").read_text()),
-        (stat[_NICE], stat[_POLICY]),
+        (stat[_NICE], stat[_POLICY], _input_output_priority(pid)),
+        int((folder / "oom_score_adj").read_text()),
     )
+
+
+def _input_output_priority(pid: int | str) -> int:
+    """As ionice(1) sets it; 0 where it follows from the nice value, and where nobody may ask."""
+    with suppress(OSError):
+        number = 0 if pid == "self" else int(pid)
+        found = libc.syscall(libc.syscall_number("ioprio_get"), _IOPRIO_WHO_PROCESS, number)
+        # Before Linux 5.18 that was said of a process that had not read anything yet.
+        return 0 if found == _IOPRIO_NORMAL else found
+    return 0
 
 
 def _resource_limits(text: str) -> str:
@@ -84,23 +107,38 @@ def _label(folder: Path) -> str:
 
 
 def group_that_limits(pid: int) -> str | None:
-    """A control group that limits that process and that we are not in; None where there is none. What cannot
-    be looked at counts as one. ``OSError`` when the process is gone."""
+    """A control group that limits that process and that we are not in, or the other way round; None where
+    there is none. What cannot be looked at counts as one. ``OSError`` when the process is gone."""
     theirs = Path(f"/proc/{pid}/cgroup").read_text()
-    if theirs == Path("/proc/self/cgroup").read_text():
+    ours = Path("/proc/self/cgroup").read_text()
+    if theirs == ours:
         return None
-    trees = hierarchies(f"/proc/{pid}")
-    if len(trees) != len(theirs.splitlines()):
+    trees, own = hierarchies(f"/proc/{pid}"), hierarchies()
+    if (len(trees), len(own)) != (len(theirs.splitlines()), len(ours.splitlines())):
         return "one that is not mounted"
-    own = {tree.mount: tree.own for tree in hierarchies()}
-    for tree in trees:
-        ours = own.get(tree.mount, "")
+    return _only_there(trees, own) or _only_there(own, trees)
+
+
+def _only_there(there: Iterable[Hierarchy], here: Iterable[Hierarchy]) -> str | None:
+    """A group that limits there and does not hold here."""
+    known = {tree.mount: tree.own for tree in here}
+    for tree in there:
         for group in _up(tree.own, tree.mount):
-            if f"{ours}/".startswith(f"{group}/"):
+            if f"{known.get(tree.mount, '')}/".startswith(f"{group}/"):
                 break
-            if _limits(Path(group)):
+            if _limits(Path(group)) or _is_of_the_system(group):
                 return group
     return None
+
+
+def _is_of_the_system(group: str) -> bool:
+    """Whether it is a unit of the system's service manager that is made for something. Such a one may have
+    filters (``IPAddressDeny=``, in systemd.resource-control(5)) that no file in the group shows. The manager
+    of a user's services may not attach any."""
+    parts = group.split("/")
+    if any(_OF_A_USER.fullmatch(part) for part in parts):
+        return False
+    return parts[-1].endswith((".service", ".scope", ".slice")) and not _LOGIN.fullmatch(parts[-1])
 
 
 def _up(group: str, mount: str) -> Iterator[str]:
@@ -111,6 +149,9 @@ def _up(group: str, mount: str) -> Iterator[str]:
     yield mount
 
 
+_OF_A_USER: Final = re.compile(r"user@[0-9]+\.service")
+_LOGIN: Final = re.compile(r"user\.slice|user-[0-9]+\.slice|session-[a-z]?[0-9]+\.scope")
+
 # Of both versions: every file in which a controller is told to take something away, and how it says that it
 # does not. What a group may use of processors is in Cpus_allowed.
 _LIMITS: Final[Mapping[str, frozenset[str]]] = {
@@ -119,6 +160,7 @@ _LIMITS: Final[Mapping[str, frozenset[str]]] = {
     "memory.swap.max": frozenset({"max"}),
     "memory.zswap.max": frozenset({"max"}),
     "pids.max": frozenset({"max"}),
+    "cpu.uclamp.max": frozenset({"max"}),
     "cpu.max": frozenset({"max"}),
     "io.max": frozenset(),
     "hugetlb.1GB.max": frozenset({"max"}),
@@ -136,6 +178,7 @@ _LIMITS: Final[Mapping[str, frozenset[str]]] = {
     "blkio.throttle.write_bps_device": frozenset(),
     "blkio.throttle.read_iops_device": frozenset(),
     "blkio.throttle.write_iops_device": frozenset(),
+    "net_cls.classid": frozenset({"0"}),
     "devices.list": frozenset({"a"}),
     "freezer.state": frozenset({"THAWED"}),
 }

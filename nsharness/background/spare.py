@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import fcntl
 import io
 import os
 import signal
@@ -30,6 +31,9 @@ WAITING: Final = b"waiting"
 _CREDENTIALS: Final = struct.Struct("=iII")
 _REQUEST_SECONDS: Final = 10.0
 _LAST_SECONDS: Final = 15.0
+_UNFLUSHED: Final = 120
+"""The interpreter's own exit code when output was left that nobody took."""
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _FORWARDED: Final = frozenset(
     {
         signal.SIGINT,
@@ -81,19 +85,26 @@ def _serve(client: socket.socket, pidfd: int, run: Run, early: Early) -> int:
     over = threading.Event()
     watching = threading.Thread(target=_watch, args=(client, over), daemon=True)
     arguments = _adopt(request)
-    client.send(words.TAKEN, socket.MSG_NOSIGNAL)
-    watching.start()
+    _wake_for(client)
+    client.send(words.TAKEN + b"%d" % os.getpid(), socket.MSG_NOSIGNAL)
     try:
+        watching.start()
         code = run(arguments, early)
     except SystemExit as left:
         # As the interpreter has it: wrong usage, --help.
         code = left.code if isinstance(left.code, int) else int(left.code is not None)
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT  # before there was anything to be cleared away
     except BaseException:  # noqa: BLE001 - a bug, told as the interpreter would
         traceback.print_exc()
         code = 1
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
+        try:
             stream.flush()
+        except (OSError, ValueError):
+            code = _UNFLUSHED
     early.__exit__(None, None, None)
     over.set()
     with contextlib.suppress(OSError):
@@ -144,6 +155,7 @@ def _adopt(request: Request) -> list[str]:
     os.environb.clear()
     os.environb.update(request.environment)
     time.tzset()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
         with contextlib.suppress(OSError):
             signal.signal(number, signal.SIG_IGN if number in request.ignored else signal.SIG_DFL)
@@ -155,6 +167,14 @@ def _adopt(request: Request) -> list[str]:
     arguments = [os.fsdecode(each) for each in request.words]
     sys.argv[1:] = arguments
     return arguments
+
+
+def _wake_for(client: socket.socket) -> None:
+    """A client that stops has stopped us, too, and may then be killed: whatever comes from it, and its end,
+    continues us (O_ASYNC and F_SETSIG in fcntl(2))."""
+    fcntl.fcntl(client, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(client, fcntl.F_SETSIG, signal.SIGCONT)
+    fcntl.fcntl(client, fcntl.F_SETFL, fcntl.fcntl(client, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _stream(place: int, encoding: str, errors: str) -> io.TextIOWrapper:
@@ -170,6 +190,9 @@ def _watch(client: socket.socket, over: threading.Event) -> None:
         while data := client.recv(words.MAX_WORD):
             number = int(data.removeprefix(words.SIGNAL))
             if number in _FORWARDED and not over.is_set():
+                if signal.getsignal(number) is signal.SIG_DFL and number != signal.SIGWINCH:
+                    # We have not come far, and it ends us on the spot.
+                    client.send(words.EXIT + b"%d" % (128 + number), socket.MSG_NOSIGNAL)
                 os.kill(os.getpid(), number)
     if over.is_set():
         return

@@ -6,7 +6,7 @@
     connects                         looks at the client's process
                                      ready BUILD         or: no WHY
     run, with descriptors            (the kernel adds who sent it)
-                                     taken               or: no WHY
+                                     taken PID           or: no WHY
     signal N …
                                      exit N
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 READY: Final = b"ready "
 RUN: Final = b"run"
-TAKEN: Final = b"taken"
+TAKEN: Final = b"taken "
 NO: Final = b"no "
 SIGNAL: Final = b"signal "
 EXIT: Final = b"exit "
@@ -44,7 +44,8 @@ _END: Final = b"\0"
 
 def build() -> bytes:
     """What both sides must have in common: this code, and the interpreter that runs it."""
-    return f"{sys.hexversion:x} {sys.executable} {__file__}".encode("utf-8", "surrogateescape")
+    names = sys.getfilesystemencoding()
+    return f"{sys.hexversion:x} {names} {sys.executable} {__file__}".encode("utf-8", "surrogateescape")
 
 
 class Request:

@@ -33,12 +33,12 @@ def main(arguments: Sequence[str] | None = None, early: Early | None = None) -> 
     """Do what the arguments say, with helpers that have been started ``early``. Returns the exit code: the
     workload's own, or 124 to 127 as env(1) uses them."""
     _leave_no_bytecode_of_root()
-    options = parser().parse_args(arguments)
-    for number in _ENDING_SIGNALS:
-        # Who started us may want it ignored: nohup(1), or a shell that put us into the background.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, interrupt)
     try:
+        options = parser().parse_args(arguments)
+        for number in _ENDING_SIGNALS:
+            # Who started us may want it ignored: nohup(1), or a shell that put us into the background.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, interrupt)
         code = _dispatch(options, early)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None, early: Early | None = None) -> 
         return error.exit_code
     except Interrupted as interrupted:
         return 128 + interrupted.number
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT  # before the line above that takes it
     except ImportError as error:
         # Half an installation, or a library of the system's that is not there.
         print(

@@ -90,6 +90,8 @@ def confine(plan: Plan, filters: Sequence[seccomp.Compiled]) -> None:
 
     Everything that is started inherits all of it, and PID 1 itself serves under it.
     """
+    # Whoever started us may have a stricter one: then nobody but root could enter what is made here.
+    os.umask(0o022)
     procfs = assemble(plan)
     socket.sethostname(plan.hostname)
     process.become_keeping_capabilities(plan.uid, plan.gid)
@@ -112,7 +114,6 @@ def confine(plan: Plan, filters: Sequence[seccomp.Compiled]) -> None:
     process.set_capabilities()
     process.make_undumpable()
     process.set_title(f"nsharness-init {plan.sandbox}")
-    os.umask(0o022)
     road.check()
     landlock.restrict(access.grants(plan))  # False where the kernel has none: doctor tells.
     seccomp.install(filters)  # Last: what came before needs more.

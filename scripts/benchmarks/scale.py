@@ -13,7 +13,7 @@ from pathlib import Path
 
 import census
 from measure import Row, Table
-from requests import service
+from proxies import service
 from sandboxed import proxied
 
 from nsharness.policy.profile import Profile

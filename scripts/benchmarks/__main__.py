@@ -17,8 +17,16 @@ import refusals
 import requests
 import scale
 import starts
+import transfers
 
-PARTS = {"starts": starts, "layers": layers, "refusals": refusals, "requests": requests, "scale": scale}
+PARTS = {
+    "starts": starts,
+    "layers": layers,
+    "refusals": refusals,
+    "requests": requests,
+    "transfers": transfers,
+    "scale": scale,
+}
 
 
 def _find_peers(folders: list[str]) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import proxies
@@ -65,7 +66,6 @@ def _latency(output: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-Read = Callable[[str], float]
 Ask = Callable[[list[str]], str]
 
 
@@ -79,8 +79,16 @@ def _inside(sandbox: NamespaceSandbox) -> Ask:
     return lambda argv: sandbox.run(argv).stdout.decode()
 
 
-def _asked(ask: Ask, way: Way, script: str, connections: int, read: Read) -> Contender:
-    return lambda: read(ask(_wrk(way, connections, 2, script)))
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """How many connections, for how many seconds, and what is read from what wrk says."""
+
+    connections: int
+    seconds: int
+    read: Callable[[str], float]
+
+    def asked(self, ask: Ask, way: Way, script: str) -> Contender:
+        return lambda: self.read(ask(_wrk(way, self.connections, self.seconds, script)))
 
 
 def _delay(output: str) -> float:
@@ -97,7 +105,8 @@ def tables(folder: Path, rounds: int) -> Iterator[Table]:
     if shutil.which("wrk") is None:
         print("requests: left out, wrk is not installed (apt-get install wrk)", file=sys.stderr)
         return
-    rounds = max(2, rounds // 6)
+    seconds = 1 if rounds <= 6 else 2
+    rounds = max(1, rounds // 6)
     paths = folder / "paths.lua"
     paths.write_text(_PATHS)
     authority = Authority(folder)
@@ -122,22 +131,20 @@ def tables(folder: Path, rounds: int) -> Iterator[Table]:
             inside_tls["srt"] = stack.enter_context(srt)
         mitmdump = proxies.mitmdump(folder, tls_port, authority=str(folder / "authority.pem"))
         inside_tls[MITMDUMP] = stack.enter_context(mitmdump)
-        for title, connections, read, unit, scale in (
-            ("32 connections", 32, _rate, "1/s", 1.0),
-            ("latency, one connection (median)", 1, _latency, "ms", 1000.0),
+        for title, load, unit, scale in (
+            ("32 connections", _Load(32, seconds, _rate), "1/s", 1.0),
+            ("latency, one connection (median)", _Load(1, seconds, _latency), "ms", 1000.0),
         ):
             plain, tls = (
                 {
-                    f"nsharness, {engine}": _asked(
-                        _inside(box), Way(url), "/tmp/paths.lua", connections, read
-                    )
+                    f"nsharness, {engine}": load.asked(_inside(box), Way(url), _SCRIPT)
                     for engine, box in boxes.items()
                 }
                 for url in ("http://bench.example/", "https://bench.example/")
             )
             others, tls_others = (
                 {
-                    name: _asked(_outside, way, str(paths), connections, read)
+                    name: load.asked(_outside, way, str(paths))
                     for name, way in sorted(ways.items(), key=lambda item: item[0] != MITMDUMP)
                 }
                 for ways in (peers, inside_tls)

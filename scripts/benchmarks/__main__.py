@@ -1,24 +1,34 @@
-"""``scripts/bench``: measure, and print tables of figures and ratios; with ``--json`` keep every figure."""
+"""Measure, and print tables of figures and ratios; keep them, and make a page of them."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[2]))
 
 import layers
+import machine
 import refusals
+import report
 import requests
 import scale
 import starts
+import transfers
 
-PARTS = {"starts": starts, "layers": layers, "refusals": refusals, "requests": requests, "scale": scale}
+PARTS = {
+    "starts": starts,
+    "layers": layers,
+    "refusals": refusals,
+    "requests": requests,
+    "transfers": transfers,
+    "scale": scale,
+}
 
 
 def _find_peers(folders: list[str]) -> None:
@@ -31,27 +41,53 @@ def _find_peers(folders: list[str]) -> None:
         os.environ[starts.PEERS_PYTHON] = str(pythons[0])
 
 
-def main() -> int:
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", choices=[[], *PARTS], help=", ".join(PARTS))
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: under a minute")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: about a minute")
     parser.add_argument("--peers", metavar="DIR", action="append", default=[], help="peers are in DIR/bin")
-    parser.add_argument("--json", metavar="FILE", help="write every figure there")
-    options = parser.parse_args()
-    _find_peers(options.peers)
-    rounds = 6 if options.quick else 30
-    machine = f"{platform.release()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    print(f"{machine}, {'root' if os.geteuid() == 0 else 'an ordinary user'}")
+    parser.add_argument("--json", metavar="FILE", help="keep the figures there")
+    parser.add_argument("--report", metavar="DIR", help="make benchmarks.md, .svg and .json there")
+    parser.add_argument(
+        "--from",
+        dest="records",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="measure nothing: take the figures that --json has kept, of several runs together",
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = _arguments()
+    if options.records:
+        records = [json.loads(Path(name).read_text(encoding="utf-8")) for name in options.records]
+        record = {**records[-1], "tables": [table for each in records for table in each["tables"]]}
+    else:
+        _find_peers(options.peers)
+        record = _measured(options.parts or list(PARTS), 6 if options.quick else 30)
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    if options.json:
+        Path(options.json).write_text(text, encoding="utf-8")
+    if options.report:
+        made = {"json": text, "md": report.page(record), "svg": report.plot(record)}
+        for suffix, content in made.items():
+            Path(options.report, f"benchmarks.{suffix}").write_text(content, encoding="utf-8")
+    return 0
+
+
+def _measured(parts: list[str], rounds: int) -> dict[str, Any]:
+    described = machine.described()
+    print(", ".join(f"{name} {value}" for name, value in described.items()))
     found = []
-    for name in options.parts or PARTS:
+    for name in parts:
         with tempfile.TemporaryDirectory(prefix="nsb-", ignore_cleanup_errors=True) as folder:
             Path(folder).chmod(0o711)
             for table in PARTS[name].tables(Path(folder), rounds):
                 print("\n" + "\n".join(table.lines()), flush=True)
                 found.append(table.to_json())
-    if options.json:
-        Path(options.json).write_text(json.dumps({"machine": machine, "tables": found}, indent=1) + "\n")
-    return 0
+    return {"machine": described, "tables": found}
 
 
 if __name__ == "__main__":

@@ -25,12 +25,18 @@ def resident(pid: int) -> float:
 
 
 def private(pid: int) -> float:
-    """Megabytes that nobody else has as well (smaps_rollup in proc(5)); NaN for whom we may not look into."""
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return float("nan")
+    """Megabytes that nobody else has as well (smaps_rollup in proc(5)); needs the right to look into it."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return _megabytes(text, ["Private_Clean", "Private_Dirty"])
+
+
+def visible(pid: int) -> bool:
+    """Whether we may look into it: an undumpable process shows itself to root alone."""
+    try:
+        Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return False
+    return True
 
 
 def children(pid: int) -> list[int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import census
 from measure import Row, Table
-from requests import service
+from proxies import service
 from sandboxed import proxied
 
 from nsharness.policy.profile import Profile
@@ -46,6 +46,10 @@ class _Made:
     def processes(self) -> dict[str, int]:
         return {"supervisor": os.getpid(), "zygote": self.session.zygote.pid, "proxy": self.proxy.pid}
 
+    def visible(self) -> dict[str, int]:
+        """Those that we may look into: as an ordinary user not the proxy."""
+        return {name: pid for name, pid in self.processes().items() if census.visible(pid)}
+
 
 def _create(made: _Made, stack: ExitStack, first: int, last: int) -> tuple[list[_One], list[float]]:
     """Sandboxes ``first`` to ``last``, and the seconds that each took."""
@@ -71,7 +75,7 @@ def _served(boxes: list[_One], each: int) -> tuple[int, float]:
 
 
 def _memory(made: _Made) -> dict[str, float]:
-    return {name: census.private(pid) for name, pid in made.processes().items()}
+    return {name: census.private(pid) for name, pid in made.visible().items()}
 
 
 def _growth(made: _Made, sizes: tuple[int, ...], asking: int) -> Iterator[Table]:
@@ -92,10 +96,10 @@ def _growth(made: _Made, sizes: tuple[int, ...], asking: int) -> Iterator[Table]
         yield Table(f"{asking} sandboxes ask through one proxy", "", 1.0, requests, ratios=False)
         after = _memory(made)
         number = len(boxes) - 1
-        inits = [census.private(box.pid) for box in boxes[1:]]
-        each = {"its first process": sum(inits) / number}
-        each |= {f"the {name}, more for each": (after[name] - before[name]) / number for name in after}
-        each["together"] = sum(each.values())
+        each = {f"the {name}, more for each": (after[name] - before[name]) / number for name in after}
+        if census.visible(boxes[0].pid):
+            each["its first process"] = sum(census.private(box.pid) for box in boxes[1:]) / number
+            each["together"] = sum(each.values())
         parts = tuple(Row(name, (megabytes,)) for name, megabytes in each.items())
         yield Table(f"Private memory of an idle sandbox, {len(boxes)} alive", "MB", 1.0, parts, ratios=False)
         begun = time.perf_counter()
@@ -105,13 +109,26 @@ def _growth(made: _Made, sizes: tuple[int, ...], asking: int) -> Iterator[Table]
 
 def _counts(made: _Made) -> dict[str, float]:
     processes = made.processes()
-    found = {f"descriptors, {name}": float(census.descriptors(pid)) for name, pid in processes.items()}
+    found = {
+        f"descriptors of the {name}": float(census.descriptors(pid)) for name, pid in made.visible().items()
+    }
     found["namespaces"] = float(census.namespaces(census.below(os.getpid())))
     found["processes"] = float(len(census.below(os.getpid())))
-    found["mounts, zygote"] = float(census.mounts(processes["zygote"]))
-    found["links, zygote"] = float(census.links(processes["zygote"]))
-    found["links, host"] = float(census.links(os.getpid()))
-    return found | {f"resident MB, {name}": census.resident(pid) for name, pid in processes.items()}
+    found["mounts of the zygote"] = float(census.mounts(processes["zygote"]))
+    found["links of the zygote"] = float(census.links(processes["zygote"]))
+    found["links of the machine"] = float(census.links(os.getpid()))
+    return found | {f"resident MB of the {name}": census.resident(pid) for name, pid in processes.items()}
+
+
+def _settled(made: _Made) -> dict[str, float]:
+    """When nothing of the last sandbox is on its way any more."""
+    found = _counts(made)
+    for _ in range(50):
+        time.sleep(0.1)
+        earlier, found = found, _counts(made)
+        if earlier == found:
+            break
+    return found
 
 
 def _cycle(made: _Made, number: int) -> None:
@@ -122,16 +139,16 @@ def _cycle(made: _Made, number: int) -> None:
 def _cycles(made: _Made, count: int) -> Table:
     for number in range(_WARMING):
         _cycle(made, number)
-    before = _counts(made)
+    before = _settled(made)
     for number in range(count):
         _cycle(made, number)
-    after = _counts(made)
-    rows = tuple(Row(f"{name} (before: {before[name]:.1f})", (after[name],)) for name in after)
-    return Table(f"After {count} sandboxes that came and went", "", 1.0, rows, ratios=False)
+    after = _settled(made)
+    rows = tuple(Row(f"more {name}", (after[name] - before[name],)) for name in after)
+    return Table(f"After {count:,} sandboxes that came and went", "", 1.0, rows, ratios=False)
 
 
 def tables(folder: Path, rounds: int) -> Iterator[Table]:
-    """All in one session with one proxy; memory can be read of one's own processes only as root."""
+    """All in one session with one proxy; memory and descriptors of undumpable processes are shown to root."""
     quick = rounds <= 6
     sizes = (2, 10, 20, 30) if quick else (2, 50, 100, 200, 350, 500)
     with service() as port, proxied(folder, port) as parts:

@@ -22,6 +22,7 @@ def described() -> dict[str, str]:
         "processor": f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores",
         "memory": f"{memory:.0f} GiB",
         "kernel": platform.release(),
+        "load before": f"{os.getloadavg()[0]:.1f}",
         "Python": platform.python_version(),
         "user": "root" if os.geteuid() == 0 else "an ordinary user",
         "nsharness": importlib.metadata.version("nsharness"),

@@ -52,7 +52,7 @@ def _targets(record: Record) -> str:
     rows = []
     for target in TARGETS:
         figure = target.measured(record)
-        shown = "–" if figure is None else f"{figure:.3g}"
+        shown = "–" if figure is None else _number(figure)
         rows.append((target.what, f"{target.bound} {target.number:g}", shown, target.verdict(figure)))
     return "\n".join(["## Targets", "", *_rows(("", "target", "measured", ""), rows)])
 
@@ -64,9 +64,14 @@ def _table(table: Mapping[str, Any]) -> str:
     lines = []
     for name, row in rows.items():
         spread = f"±{row['spread']:.0%}" if row["rounds"] > 1 else ""
-        ratio = [f"{row['median'] / base:.3g} ×" if base else "–"] if table["ratios"] else []
-        lines.append((name, f"{row['median']:,.5g}", spread, *ratio))
+        ratio = [f"{_number(row['median'] / base)} ×" if base else "–"] if table["ratios"] else []
+        lines.append((name, _number(row["median"]), spread, *ratio))
     return "\n".join([f"### {table['title']}", "", *_rows(heads, lines)])
+
+
+def _number(figure: float) -> str:
+    """Three digits that mean something."""
+    return f"{float(f'{figure:.3g}'):,.12g}"
 
 
 def _rows(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
@@ -99,7 +104,7 @@ def _bars(rows: Mapping[str, Any], y: int, shapes: list[str]) -> int:
         colour = "#0b6e4f" if name.startswith("nsharness") else "#9aa5b1"
         shapes.append(_text(_LEFT - 8, y + _BAR - 3, name, "normal", "end"))
         shapes.append(f'<rect x="{_LEFT}" y="{y}" width="{width}" height="{_BAR}" fill="{colour}"/>')
-        shapes.append(_text(_LEFT + width + 5, y + _BAR - 3, f"{row['median']:,.3g}"))
+        shapes.append(_text(_LEFT + width + 5, y + _BAR - 3, _number(row["median"])))
         y += _BAR + _GAP
     return y
 

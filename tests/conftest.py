@@ -22,6 +22,9 @@ import pytest
 
 from tests.support import leftovers, probes, processes, waiting
 
+# Which engine of the proxy is tested; see ``--engine``.
+ENGINE = "NSHARNESS_TEST_ENGINE"
+
 # How long an example takes says nothing on a machine that runs other things as well.
 hypothesis.settings.register_profile("quick", hypothesis.settings(), deadline=None, max_examples=40)
 hypothesis.settings.register_profile("thorough", hypothesis.settings(), deadline=None, max_examples=200)
@@ -56,7 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     if engine := config.getoption("--engine"):
-        os.environ["NSHARNESS_TEST_ENGINE"] = engine
+        os.environ[ENGINE] = engine
     if config.getoption("--exhaustive"):
         hypothesis.settings.load_profile("thorough")
     elif config.getoption("--slow"):
@@ -126,7 +129,8 @@ def private_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = _untouched.pop() if _untouched else _new_folder()
     home, temporary = folder / "home", folder / "tmp"
     for name in list(os.environ):
-        if name.startswith(("XDG_", "NSHARNESS_")) or name.lower().endswith("_proxy"):
+        ours = name.startswith(("XDG_", "NSHARNESS_")) and name != ENGINE
+        if ours or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("TMPDIR", str(temporary))

@@ -27,6 +27,7 @@ COMMANDS: Final = frozenset({"exec", "run", "shell"})
 _ANSWER_SECONDS: Final = 2.0
 _CREDENTIALS_BYTES: Final = 12
 _LOOK_SECONDS: Final = 0.05
+_HALTED: Final = (b"T", b"t", b"Z", b"X", b"")
 _FORWARDED: Final = (
     *(_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT),
     *(_signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGWINCH),
@@ -140,10 +141,11 @@ class _Signals:
     """The signals that this process is sent are for whoever has the command. From before it is handed over:
     afterwards it would be too late for one that comes at once."""
 
-    __slots__ = ("_before", "_early", "_ending", "_sock", "_supervisor", "_waits")
+    __slots__ = ("_before", "_early", "_ending", "_pid", "_sock", "_supervisor", "_waits")
 
     def __init__(self, sock: _socket.socket) -> None:
         self._sock = sock
+        self._pid = 0
         self._supervisor = -1
         self._early: list[int] = []
         self._ending = False
@@ -164,6 +166,7 @@ class _Signals:
 
     def are_for(self, pid: int) -> None:
         """This process has the command."""
+        self._pid = pid
         try:
             self._supervisor = os.pidfd_open(pid)
         except OSError:
@@ -198,11 +201,24 @@ class _Signals:
     def _stop(self) -> None:
         """First whoever would go on reading what is now typed for somebody else, then we."""
         self._to_supervisor(_signal.SIGSTOP)
+        self._await_stop()
         _signal.signal(_signal.SIGTSTP, _signal.SIG_DFL)
         os.kill(os.getpid(), _signal.SIGTSTP)
         # Continued, or not even stopped: without a shell above it, a group is not (setpgid(2)).
         _signal.signal(_signal.SIGTSTP, self._handle)
         self._go_on()
+
+    def _await_stop(self) -> None:
+        """A signal is on its way until its process gets round to it: on a busy machine after the next key."""
+        end = time.monotonic() + _ANSWER_SECONDS
+        while time.monotonic() < end:
+            try:
+                with open(f"/proc/{self._pid}/stat", "rb") as file:  # noqa: PTH123
+                    if file.read().rpartition(b") ")[2][:1] in _HALTED:
+                        return
+            except OSError:
+                pass  # It is not for us to see (hidepid in proc(5)): then time has to do.
+            time.sleep(_LOOK_SECONDS / 50)
 
     def _go_on(self) -> None:
         """Once nobody else's input would be read. A shell may not say when that is: to it, a job of which a

@@ -5,11 +5,11 @@ process is slow, and because pyroute2 should be imported once. It never sees a c
 privileges it enters a user namespace of its own first; that one owns every network, mount and pid namespace
 it makes, so that a workload, one user namespace further down, can change none of them.
 
-Requests on the control socket: ``gateway``, ``sandbox``, ``release``, ``pool``. End-of-file there ends the
-zygote and, through the lifeline that every sandbox's PID 1 watches, all its sandboxes.
+Requests on the control socket: ``gateway``, ``sandbox``, ``release``, ``pool`` and ``prepare``. End-of-file
+there ends the zygote and, through the lifeline that every sandbox's PID 1 watches, all its sandboxes.
 
 With a pool it makes gateways ahead, each with a first process that is in its namespaces already and waits for
-its plan: when nothing else is to be done, so that nobody waits for it.
+its plan: when nothing else is to be done, so that nobody waits for it. ``prepare`` makes one.
 """
 
 from __future__ import annotations
@@ -126,6 +126,8 @@ class Zygote:
                         made.close()
                 case "pool":
                     self._pool_size = int(message["size"])
+                case "prepare":
+                    self._fill()
                 case unknown:
                     raise NsharnessError(f"unknown request {unknown!r}")
         except (OSError, NsharnessError) as error:

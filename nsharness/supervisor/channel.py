@@ -49,6 +49,9 @@ class Channel:
                 message, descriptors = fds.receive(self._socket)
             except BlockingIOError:
                 return actions
+            except ConnectionResetError:
+                # It ended without having read all that we sent. What it said before is still there.
+                continue
             except (OSError, ValueError):
                 # Gone, or no longer making sense: either way there is nobody to talk to.
                 message, descriptors = None, []

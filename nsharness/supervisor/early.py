@@ -73,7 +73,7 @@ class Early:
     def warm(self) -> None:
         """Let the proxy import what it will need once it serves, and the zygote make a gateway, and start a
         resolver: for whoever has the time."""
-        for name, message in (("proxy", {"op": "import"}), ("zygote", {"op": "pool", "size": 1})):
+        for name, message in (("proxy", {"op": "import"}), ("zygote", {"op": "prepare"})):
             if (started := self._started.get(name)) is not None:
                 with suppress(OSError):
                     fds.send(started.socket, message)

@@ -51,11 +51,9 @@ class Session:
             self._stack.enter_context(claimed(self.run))
             self.hub: Hub = self._stack.enter_context(Hub(self._on_error))
             # Its imports take longer than everything else before the sandbox starts: begin with it.
-            self._zygote = Zygote(
-                self.hub, self.early.take("zygote") or self.start("nsharness.sandbox.zygote")
-            )
+            started = self.early.take("zygote") or self.start("nsharness.sandbox.zygote")
+            self._zygote = Zygote(self.hub, started, pool=self._pool)
             self._stack.callback(self._zygote.close)
-            self._zygote.pool(self._pool)
             self._collect()
         except BaseException:
             self._stack.close()

@@ -37,7 +37,9 @@ class InitHandle:
 class Zygote:
     """Starts with the first use; ends, and all its sandboxes with it, when closed."""
 
-    def __init__(self, hub: Hub, started: Started | None = None) -> None:
+    def __init__(self, hub: Hub, started: Started | None = None, *, pool: int = 0) -> None:
+        """``pool`` as for ``pool``, from the start."""
+        self._pool = pool
         started = started or Started("nsharness.sandbox.zygote", "")
         self._ready = threading.Event()
         self._failure: NsharnessError | None = None
@@ -53,6 +55,8 @@ class Zygote:
         fds.close_all(descriptors)
         match message.get("event"):
             case "ready":
+                if self._pool:
+                    self.pool(self._pool)
                 self._ready.set()
             case "error":
                 self._failure = NsharnessError(

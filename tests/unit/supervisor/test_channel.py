@@ -168,14 +168,20 @@ def test_a_peer_that_reads_nothing_does_not_block_us(end: End) -> None:
 
 
 def test_events_of_a_channel_are_handled_by_their_time(end: End) -> None:
-    release = threading.Event()
-    thread = later(end.hub.call, lambda: release.wait(DEADLINE))
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        release.wait(DEADLINE)
+
+    thread = later(end.hub.call, hold)
+    assert held.wait(DEADLINE)
     for moment in (30, 10, 20):
         fds.send(end.theirs, {"at": moment})
     release.set()
     thread.join()
     end.hub.flush()
-    assert [message["at"] for message in end.events] in ([10, 20, 30], [30, 10, 20])
+    assert [message["at"] for message in end.events] == [10, 20, 30]
 
 
 def test_the_end_comes_after_all_events(end: End) -> None:

@@ -77,6 +77,16 @@ def test_one_proxy_serves_each_of_many_sandboxes_by_its_own_certificate(
     assert all(f'"{box.id}"' in audit for box in (one, two))
 
 
+def test_what_has_ended_keeps_no_plan_in_memory(
+    proxied: tuple[Session, Profile, NamespaceProxy],
+) -> None:
+    """The collector may not come round for fifty sandboxes, and each has half a megabyte of certificates."""
+    with Numbered(*proxied, 1) as box:
+        assert box.plan.steps
+    assert not box.plan.steps
+    assert box.plan.limits is not None
+
+
 def _descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 

@@ -162,8 +162,8 @@ class Sandbox:
             return read_to_end(client)
 
     def log(self) -> list[dict[str, Any]]:
-        """The audit log."""
-        return [json.loads(line) for line in self.audit.read_text().splitlines()]
+        """The audit log; of a line that is just being written nothing."""
+        return [json.loads(line) for line in self.audit.read_text().rpartition("\n")[0].splitlines()]
 
     def close(self) -> None:
         for sock in self.sockets:

@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.util
 import os
 import selectors
 import signal
 import socket
-import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from nsharness.background import spare, words
+from nsharness.background.listening import listening
 from nsharness.background.peer import Surroundings, group_that_limits, surroundings
-from nsharness.background.place import LOCK, SOCKET, PlaceError, check, folder
-from nsharness.errors import NsharnessError
 from nsharness.linux import fds
+from nsharness.supervisor.client import peer
 
-_CREDENTIALS: Final = struct.Struct("=iII")
-_BACKLOG: Final = 128
 _REFILL_SECONDS: Final = 0.3
 """How long the next spare waits to be made: a run that has just been given away needs the processors more."""
 _RETRY_SECONDS: Final = 10.0
 _MAX_QUICK_DEATHS: Final = 3
-_LISTEN_FDS_START: Final = 3
 
 
 @dataclass(slots=True)
 class _Spare:
     sock: socket.socket
-    pid: int
     ready: bool = False
 
 
@@ -107,9 +100,7 @@ class Daemon:
         with client:
             self._until = time.monotonic() + self._idle
             try:
-                pid, uid, _ = _CREDENTIALS.unpack(
-                    client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-                )
+                pid, uid = peer(client)
                 pidfd = os.pidfd_open(pid)
             except OSError:
                 return
@@ -176,7 +167,7 @@ class Daemon:
                 self._become_spare(theirs)
             os._exit(1)
         theirs.close()
-        made = _Spare(ours, pid)
+        made = _Spare(ours)
         self._spares.append(made)
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._heard(made))
 
@@ -230,122 +221,6 @@ def _package(name: str) -> str:
 
 
 _PACKAGES: Final = tuple(map(_package, ("nsharness", "nsharness_proxy")))
-
-
-@contextlib.contextmanager
-def listening() -> Iterator[tuple[socket.socket, int]]:
-    """The socket, systemd's where that has opened it (sd_listen_fds(3)), and the lock that says that it is
-    ours, as long as the block lasts.
-
-    ``RunningError`` when another one serves already, ``NsharnessError`` when there is no place for it.
-    """
-    place = _made()
-    try:
-        lock = os.open(place / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-            with _given() or _bound(place / SOCKET) as sock:
-                yield sock, lock
-        except BlockingIOError:
-            raise RunningError(_holder(lock)) from None
-        finally:
-            os.close(lock)
-    except OSError as error:
-        raise NsharnessError(f"cannot listen in {place}", why=error.strerror or str(error)) from error
-
-
-def _given() -> contextlib.AbstractContextManager[socket.socket] | None:
-    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
-        return None
-    given = socket.socket(fileno=_LISTEN_FDS_START)
-    given.set_inheritable(False)
-    return given
-
-
-@contextlib.contextmanager
-def _bound(path: Path) -> Iterator[socket.socket]:
-    path.unlink(missing_ok=True)  # of one that was killed: the lock is ours
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as made:
-        mask = os.umask(0o177)
-        try:
-            made.bind(str(path))
-        finally:
-            os.umask(mask)
-        made.listen(_BACKLOG)
-        try:
-            yield made
-        finally:
-            path.unlink(missing_ok=True)
-
-
-class RunningError(Exception):
-    """There is one already, with this ``pid``."""
-
-    def __init__(self, pid: int) -> None:
-        super().__init__(pid)
-        self.pid = pid
-
-
-def _made() -> Path:
-    where = folder()
-    if where is None:
-        raise NsharnessError(
-            "no place for the background supervisor's socket",
-            why="XDG_RUNTIME_DIR is not set, and there is no directory for it",
-            hint="set XDG_RUNTIME_DIR to a directory of yours with mode 0700",
-        )
-    try:
-        with contextlib.suppress(FileExistsError):
-            Path(where).mkdir(mode=0o700)
-        check(where)
-    except (PlaceError, OSError) as error:
-        raise NsharnessError(f"cannot use {where}", why=error.strerror or str(error)) from error
-    return Path(where)
-
-
-def _holder(lock: int) -> int:
-    text = os.pread(lock, 32, 0).strip()
-    return int(text) if text.isdigit() else 0
-
-
-def running() -> int:
-    """The pid of the background supervisor that serves now; 0 when there is none."""
-    where = folder()
-    if where is None:
-        return 0
-    try:
-        check(where)
-        lock = os.open(f"{where}/{LOCK}", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return 0
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _holder(lock)
-    finally:
-        os.close(lock)
-    return 0
-
-
-def end(pid: int, seconds: float) -> bool:
-    """Tell it to end; whether it has."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        if running() != pid:  # the number is another process's by now
-            return True
-        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-        with selectors.DefaultSelector() as selector:
-            selector.register(pidfd, selectors.EVENT_READ)
-            return bool(selector.select(seconds))
-    except ProcessLookupError:
-        return True
-    finally:
-        os.close(pidfd)
 
 
 def serve_until_over(

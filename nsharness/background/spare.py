@@ -20,6 +20,7 @@ from typing import Final, NoReturn
 from nsharness.background import words
 from nsharness.background.words import Request
 from nsharness.linux import fds
+from nsharness.supervisor.client import peer
 from nsharness.supervisor.early import Early
 
 Run = Callable[[list[str], Early], int]
@@ -132,9 +133,7 @@ def _received(client: socket.socket, pidfd: int) -> Request:
     try:
         # Sent by the very process that was looked at: the number is its own, and it has not ended, so that
         # the number cannot be another's.
-        connected, _, _ = _CREDENTIALS.unpack(
-            client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        )
+        connected, _ = peer(client)
         alive = not fds.await_readable(pidfd, 0)
         if data != words.RUN or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             raise _GoneError

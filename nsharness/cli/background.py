@@ -13,7 +13,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Final, NoReturn
 
-from nsharness.background.daemon import RunningError, end, running, serve_until_over
+from nsharness.background.daemon import serve_until_over
+from nsharness.background.listening import RunningError, end, running
 from nsharness.background.place import SOCKET
 from nsharness.cli.command import main
 from nsharness.cli.parser import parser

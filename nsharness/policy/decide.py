@@ -149,13 +149,14 @@ def _allowed(policy: Policy, rule: Rule, pattern: HostPattern, request: RequestV
     if request.scheme == "http" and not _plain_allowed(policy, rule, request):
         hint = f"rule {rule.name} has a credential: use https, or map {request.host} in upstreams"
         return Deny("plain-http", rule.name, hint)
-    if credentialed and (name := request.told.override) is not None:
+    if credentialed and (name := request.header_facts.override) is not None:
         hint = f"header {name} asks for another request than was decided on: send that one"
         return Deny("method-override", rule.name, hint)
     if credentialed and rule.exclusive and (name := credential_in_query(request.query)) is not None:
         hint = f"parameter {name} is a credential of the client's own: leave it out, or set exclusive = false"
         return Deny("query-credential", rule.name, f"{hint} in rule {rule.name}")
-    return body_denied(rule, request.told.length) or Allow(rule, pattern, rule.header_names, credentialed)
+    too_large = body_denied(rule, request.header_facts.length)
+    return too_large or Allow(rule, pattern, rule.header_names, credentialed)
 
 
 def body_denied(rule: Rule, size: int) -> Deny | None:

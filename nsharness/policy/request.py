@@ -102,8 +102,8 @@ class RequestView:
             object.__setattr__(self, "headers", Headers(self.headers))
 
     @property
-    def told(self) -> Headers:
-        """The header fields, as what they are."""
+    def header_facts(self) -> Headers:
+        """The header fields, as what knows more about itself."""
         return cast(Headers, self.headers)
 
     @property

@@ -45,10 +45,15 @@ def request(
         raise NsharnessError(f"cannot reach run {run.id}", why=error.strerror or str(error)) from error
 
 
+def peer(sock: socket.socket) -> tuple[int, int]:
+    """Who is at the other end: pid and uid (SO_PEERCRED in unix(7))."""
+    pid, uid, _ = struct.unpack("=iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(pid), int(uid)
+
+
 def peer_uid(sock: socket.socket) -> int:
-    """Who is at the other end (SO_PEERCRED in unix(7))."""
-    _, uid, _ = struct.unpack("=iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return int(uid)
+    """The uid alone."""
+    return peer(sock)[1]
 
 
 @contextlib.contextmanager

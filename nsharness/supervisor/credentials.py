@@ -86,8 +86,7 @@ def _resolved(
 ) -> Credentials:
     bindings = bindings_of(profile)
     if not (bindings or ensure or digests):
-        if (waiting := early.take_resolver()) is not None:
-            waiting.close()
+        early.dismiss_resolver()
         # There is nothing to resolve, and so nothing that a process of its own would have to read.
         fds.write_all(content, CredentialMap({}).to_bytes())
         fds.seal(content)

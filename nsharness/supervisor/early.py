@@ -97,6 +97,11 @@ class Early:
             return None
         return resolver
 
+    def dismiss_resolver(self) -> None:
+        """There is nothing to resolve."""
+        if self._resolver is not None:
+            self._resolver.dismiss()
+
     def take_map(self) -> int | None:
         """The memory that the proxy was given for its credential map: to be filled, sealed and closed."""
         descriptor, self._map = self._map, None

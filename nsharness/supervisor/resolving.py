@@ -20,6 +20,7 @@ class Resolver:
 
     def __init__(self, content: int) -> None:
         """``NsharnessError`` when it cannot be started."""
+        self._unasked = True
         request_read, self._request = os.pipe2(os.O_CLOEXEC)
         self._reply, reply_write = os.pipe2(os.O_CLOEXEC)
         arguments = ["--request-fd", request_read, "--reply-fd", reply_write, "--map-fd", content]
@@ -43,6 +44,7 @@ class Resolver:
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Everything about the map but its values. It has ended when this returns; ``NsharnessError`` with
         what is missing or wrong."""
+        self._unasked = False
         # The request may exceed what a pipe holds while the resolver still starts.
         writer = threading.Thread(target=_write, args=(self._request, json.dumps(request).encode()))
         writer.start()
@@ -63,9 +65,15 @@ class Resolver:
             raise NsharnessError(error["what"], why=error["why"], hint=error["hint"])
         return dict(reply)
 
+    def dismiss(self) -> None:
+        """Nobody has anything to ask: it sees the end, and ends, which is not waited for. Idempotent."""
+        if self._unasked:
+            self._unasked = False
+            fds.close_all([self._request, self._reply])
+
     def close(self) -> None:
-        """Nobody has anything to ask: it sees the end, and ends."""
-        fds.close_all([self._request, self._reply])
+        """The same, and wait for it."""
+        self.dismiss()
         self._child.end()
 
 

@@ -70,8 +70,8 @@ def outgoing(
 
 def admit(sandbox: Sandbox, seen: RequestView, allow: Allow) -> Refused | None:
     """Why a request that could go on may not: by its target, or by how many there were. Counts others."""
-    target = seen.target.encode("utf-8", "surrogateescape")
-    if sandbox.placeholders.detector is not None and _strays(sandbox, target):
+    watched = sandbox.placeholders.detector is not None
+    if watched and _strays(sandbox, seen.target.encode("utf-8", "surrogateescape")):
         return STRAY_PLACEHOLDER
     return _count(sandbox, allow)
 

@@ -15,11 +15,10 @@ from pathlib import Path
 
 import proxies
 from measure import Contender, Row, Table, compare
-from proxies import MITMDUMP, Way, service
-from sandboxed import memory, running
+from proxies import MITMDUMP, Way
+from sandboxed import both_engines, memory
 
 from nsharness.supervisor.sandbox import NamespaceSandbox
-from tests.proxy.tlshost import Authority
 
 _HERE = Path(__file__).resolve().parent
 _SCRIPT = "/tmp/paths.lua"  # Inside.
@@ -109,18 +108,8 @@ def tables(folder: Path, rounds: int) -> Iterator[Table]:
     rounds = max(1, rounds // 6)
     paths = folder / "paths.lua"
     paths.write_text(_PATHS)
-    authority = Authority(folder)
-    authority.server("bench.example")
-    (folder / "authority.pem").write_text(authority.pem)
     with ExitStack() as stack:
-        port = stack.enter_context(service())
-        tls_port = stack.enter_context(service(str(folder / "bench.example.pem")))
-        boxes = {}
-        for engine in ("fast", "mitmproxy"):
-            (folder / engine).mkdir(mode=0o711)
-            pem = str(folder / "authority.pem")
-            made = running(folder / engine, port, engine=engine, tls_port=tls_port, authority=pem)
-            boxes[engine] = stack.enter_context(made)
+        port, tls_port, boxes = stack.enter_context(both_engines(folder))
         peers = {
             name: stack.enter_context(start(folder, port)) for name, start in proxies.installed().items()
         }

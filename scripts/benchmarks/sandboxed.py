@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from proxies import service
 
 from nsharness.credentials.store import SecretStore
 from nsharness.linux.identity import current
@@ -14,6 +16,7 @@ from nsharness.supervisor.credentials import resolve
 from nsharness.supervisor.proxy import NamespaceProxy
 from nsharness.supervisor.sandbox import NamespaceSandbox
 from nsharness.supervisor.session import Session
+from tests.proxy.tlshost import Authority
 
 type Parts = tuple[Session, Profile, NamespaceProxy]
 """What sandboxes are made from."""
@@ -67,6 +70,25 @@ def running(
         NamespaceSandbox(*parts) as sandbox,
     ):
         yield sandbox
+
+
+@contextmanager
+def both_engines(folder: Path) -> Iterator[tuple[int, int, dict[str, NamespaceSandbox]]]:
+    """A service in plain HTTP and one inside TLS, by their ports, and for each engine a sandbox whose
+    ``bench.example`` is mapped to both."""
+    authority = Authority(folder)
+    authority.server("bench.example")
+    pem = folder / "authority.pem"
+    pem.write_text(authority.pem)
+    with ExitStack() as stack:
+        port = stack.enter_context(service())
+        tls_port = stack.enter_context(service(str(folder / "bench.example.pem")))
+        boxes = {}
+        for engine in ("fast", "mitmproxy"):
+            (folder / engine).mkdir(mode=0o711)
+            made = running(folder / engine, port, engine=engine, tls_port=tls_port, authority=str(pem))
+            boxes[engine] = stack.enter_context(made)
+        yield port, tls_port, boxes
 
 
 def memory(sandbox: NamespaceSandbox) -> float:

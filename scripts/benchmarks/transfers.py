@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 from measure import Contender, Row, Table, compare
-from proxies import service
-from sandboxed import memory, running
+from sandboxed import both_engines, memory
 
 from nsharness.supervisor.sandbox import NamespaceSandbox
-from tests.proxy.tlshost import Authority
 
 Ask = Callable[[list[str]], bytes]
 _MEGABYTE = 1_000_000
@@ -56,21 +53,11 @@ def tables(folder: Path, rounds: int) -> Iterator[Table]:
     """10 MB down and up, plain and inside TLS; 1 GB (100 MB where it has to be quick), and what proxies have
     in memory before and after that."""
     quick = rounds <= 6
-    authority = Authority(folder)
-    authority.server("bench.example")
-    pem = folder / "authority.pem"
-    pem.write_text(authority.pem)
     content = bytes(10 * _MEGABYTE)
     (folder / "sent").write_bytes(content)
-    with ExitStack() as stack:
-        port = stack.enter_context(service())
-        tls_port = stack.enter_context(service(str(folder / "bench.example.pem")))
-        boxes = {}
-        for engine in ("fast", "mitmproxy"):
-            (folder / engine).mkdir(mode=0o711)
-            made = running(folder / engine, port, engine=engine, tls_port=tls_port, authority=str(pem))
-            boxes[engine] = stack.enter_context(made)
-            boxes[engine].run(["bash", "-c", f"cat > {_FILE}"], stdin=content)
+    with both_engines(folder) as (port, tls_port, boxes):
+        for box in boxes.values():
+            box.run(["bash", "-c", f"cat > {_FILE}"], stdin=content)
         for scheme, direct in (
             ("http", f"http://127.0.0.1:{port}/"),
             ("https", f"https://127.0.0.1:{tls_port}/"),

@@ -53,13 +53,14 @@ class Scrubber:
 
     __slots__ = ("_alphabet", "_heads", "_longest", "_machine", "_search")
 
-    def __init__(self, secrets: Iterable[Secret]) -> None:
+    def __init__(self, secrets: Iterable[Secret], *, scanned: bool = True) -> None:
         """``secrets`` are header values, as in a credential map, or bare secrets. ``ValueError``, without
-        the value, for one that cannot be a header value and so could not be recognised reliably."""
+        the value, for one that cannot be a header value and so could not be recognised reliably.
+        ``scanned`` as for ``Search``: what is found is the same."""
         values = sorted({value for secret in secrets for value in values_of(secret.reveal())})
         forms = forms_of(values)
         self._machine = Machine(form.units for form in forms)
-        self._search = Search(forms)
+        self._search = Search(forms, scanned=scanned)
         self._longest = max(
             (sum(max(map(len, spellings(unit))) for unit in form.units) for form in forms), default=1
         )

@@ -9,30 +9,48 @@ precedes the first escape is one byte per unit.
 
 The patterns for escapes have no repetition beyond a fixed number and no nesting, so that a match
 attempt takes a bounded number of steps at any place of any input.
+
+All of them are looked for in one pass where ``scrub_scan`` can be used.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import NoReturn
+from collections.abc import Callable, Iterable
+from typing import Final, NoReturn, Protocol
 
 from nsharness.credentials.scrub_forms import SHORT_ESCAPES, Form, named_entity
+from nsharness.credentials.scrub_scan import Place, Scanner
 
 # Long enough that public beginnings (``sk-ant-api03-``) alone are no needle; short enough that a look
 # back from an escape is short.
 _FIRST = 16
 # An escape with four backslashes is seen at the last of them.
 _BEFORE_ESCAPE = _FIRST - 1 + 3
+_LONGEST_ESCAPE: Final = len(b"&#x00ff;")
 _FOLD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ-_ ", b"abcdefghijklmnopqrstuvwxyz+/+")
+
+
+class Places(Protocol):
+    """One pass over a block, from its first place to its last."""
+
+    def after(self, position: int) -> tuple[int, int]:
+        """The next place at or behind ``position``: where the automaton must start, and the last byte of
+        which that place was recognised (it must run past it). Past the end if there is none. ``position``
+        never goes back."""
+        ...
 
 
 class Search:
     """The needles and escapes of some forms."""
 
-    __slots__ = ("_escapes", "_needles")
+    __slots__ = ("_escapes", "_needles", "_scanner", "anywhere")
 
-    def __init__(self, forms: Iterable[Form]) -> None:
+    anywhere: Callable[[bytes], bool]
+    """Whether there is any place in a whole block: if not, there is no form in it."""
+
+    def __init__(self, forms: Iterable[Form], *, scanned: bool = True) -> None:
+        """``scanned``: by the library, where it is installed."""
         firsts = [form.units[:_FIRST] for form in forms]
         # Whatever is found by a needle is found by a beginning of that needle, too.
         needles = sorted({b"".join(unit[:1] for unit in first).translate(_FOLD) for first in firsts})
@@ -40,9 +58,21 @@ class Search:
             needle for needle in needles if not any(needle != n and needle.startswith(n) for n in needles)
         )
         self._escapes = _escapes({byte for first in firsts for unit in first for byte in unit})
+        self._scanner = self._compiled() if scanned and needles else None
+        self.anywhere = self._scanner.anywhere if self._scanner else self._anywhere
 
-    def anywhere(self, block: bytes) -> bool:
-        """Whether there is any place in a whole block: if not, there is no form in it."""
+    def _compiled(self) -> Scanner | None:
+        try:
+            return Scanner(
+                self._needles,
+                [escape.pattern for escape in self._escapes],
+                longest_escape=_LONGEST_ESCAPE,
+                before_escape=_BEFORE_ESCAPE,
+            )
+        except (ImportError, RuntimeError):
+            return None
+
+    def _anywhere(self, block: bytes) -> bool:
         folded = block.translate(_FOLD)
         for needle in self._needles:
             if needle in folded:
@@ -54,7 +84,9 @@ class Search:
 
     def over(self, block: bytes, start: int) -> Places:
         """The places in a block, from ``start`` on."""
-        return Places(block, start, self._needles, self._escapes)
+        if self._scanner and (places := self._scanner.places(block)) is not None:
+            return _Listed(places, len(block))
+        return _Searched(block, start, self._needles, self._escapes)
 
     def __repr__(self) -> str:
         return f"Search({len(self._needles)} needles)"
@@ -63,8 +95,25 @@ class Search:
         raise TypeError("a search knows secrets and cannot be serialised")
 
 
-class Places:
-    """One pass over a block; what has been found is remembered, so that each byte is searched once."""
+class _Listed:
+    """All places are known."""
+
+    __slots__ = ("_next", "_none", "_places")
+
+    def __init__(self, places: list[Place], none: int) -> None:
+        self._places = iter(places)
+        self._none = (none, none)
+        self._next = next(self._places, self._none)
+
+    def after(self, position: int) -> tuple[int, int]:
+        while self._next[1] < position and self._next is not self._none:
+            self._next = next(self._places, self._none)
+        begin, seen = self._next
+        return max(begin, position), seen
+
+
+class _Searched:
+    """What has been found is remembered, so that each byte is searched once."""
 
     __slots__ = ("_block", "_folded", "_found", "_needles", "_searches", "_start")
 
@@ -83,8 +132,6 @@ class Places:
         self._start = start
 
     def after(self, position: int) -> tuple[int, int]:
-        """The next place at or behind ``position``: where the automaton must start, and the last byte of
-        which that place was recognised (it must run past it). Past the end if there is none."""
         none = len(self._block)
         found = self._found
         needles = self._needles

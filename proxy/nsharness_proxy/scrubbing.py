@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final
@@ -12,6 +13,10 @@ from nsharness.credentials.map import CredentialMap
 from nsharness.credentials.scrub import Scrubber
 from nsharness.policy.headers import Field, values
 from nsharness_proxy.bodies import Inbound
+
+# What searches for secrets imports it when it is first needed, which is too late here.
+with suppress(ImportError):
+    import hyperscan  # noqa: F401
 
 # The engine has read these already, and they say where the body ends.
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})

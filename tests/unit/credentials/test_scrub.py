@@ -20,6 +20,8 @@ from nsharness.credentials.scrub import Scrubber, Stream
 from nsharness.credentials.secret import Secret
 from tests.support import scrub_reference as reference
 
+pytestmark = pytest.mark.usefixtures("search")
+
 TOKEN = "wiki_9aK/dLm28fj+QwXz7PbRt0YuVs3HcGn"
 SCRUBBER = Scrubber([Secret("Bearer " + TOKEN)])
 HEADLESS = Scrubber([Secret("hunter2hunter3")])

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from nsharness.credentials.scrub import Scrubber
 from nsharness.credentials.secret import Secret
 
+pytestmark = pytest.mark.usefixtures("search")
+
 SECRET = "ghp_k3vN81xQmZ70aLpW5tRs2yBd9uJc4hFe6gXo"
 SCRUBBER = Scrubber([Secret("Bearer " + SECRET)])
 HEADLESS = Scrubber([Secret("hunter2hunter3")])

@@ -17,8 +17,9 @@ from nsharness.credentials.decoding import Decoder, DecodingError
 from nsharness.credentials.scrub import Scrubber
 from nsharness_proxy.refusal import UNREADABLE, Refused, upstream_failure
 
-# What one piece from the network (64 KiB) may become when it is decoded: gzip does no more, and all of it
-# waits in memory for the client.
+# What one piece of an encoded body may become when it is decoded: gzip does no more, and all of it waits in
+# memory for the client.
+_PIECE: Final = 1 << 16
 _MAX_EXPANSION: Final = 64 << 20
 
 
@@ -129,12 +130,13 @@ class Inbound:
         if not chunk:
             self._decoder.finish()
             return
-        expanded = 0
-        for piece in self._decoder.feed(chunk):
-            expanded += len(piece)
-            if expanded > _MAX_EXPANSION:
-                raise DecodingError("too much output for so little input")
-            yield piece
+        for start in range(0, len(chunk), _PIECE):
+            expanded = 0
+            for piece in self._decoder.feed(chunk[start : start + _PIECE]):
+                expanded += len(piece)
+                if expanded > _MAX_EXPANSION:
+                    raise DecodingError("too much output for so little input")
+                yield piece
 
 
 def _step(stream: Stream, chunk: bytes) -> bytes:

@@ -24,7 +24,6 @@ from nsharness_proxy.refusal import Refused
 from nsharness_proxy.upstream import UpstreamError
 
 _SAFE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
-_PIECE: Final = 1 << 16
 _ESTABLISHED: Final = b" 200 Connection established\r\n\r\n"
 
 NOT_FORWARDED: Final = refusal.malformed("this is no request that could be forwarded")
@@ -213,9 +212,8 @@ class Client(Front):
         assert host is not None
         piece, self._buffer = reader.feed(self._buffer)
         chunked = self._head is not None and self._head.chunked
-        for start in range(0, len(piece), _PIECE):
-            for clean in made.sent(piece[start : start + _PIECE]):
-                host.send(wire.chunk(clean) if chunked else clean)
+        for clean in made.sent(piece) if piece else ():
+            host.send(wire.chunk(clean) if chunked else clean)
         if not reader.done:
             return False
         for clean in made.sent(b""):
@@ -296,14 +294,10 @@ class Client(Front):
         assert self._answer is not None
         self.deadline = self._service.now + IDLE_SECONDS
         received = made.received
-        if last and len(piece) <= _PIECE:
-            out += self._framed(received.last(piece))
+        if not last:
+            out += self._framed(received(piece)) if piece else ()
         else:
-            for start in range(0, len(piece), _PIECE):
-                out += self._framed(received(piece[start : start + _PIECE]))
-            if last:
-                out += self._framed(received(b""))
-        if last:
+            out += self._framed(received.last(piece))
             if self._chunks:
                 out.append(wire.LAST_CHUNK)
             self.judge.end(made, "response", status=self._answer.status)

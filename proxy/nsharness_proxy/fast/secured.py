@@ -14,6 +14,10 @@ from OpenSSL import SSL
 
 _RECORD: Final = 1 << 14
 """Bytes of a record at most (RFC 8446 section 5.1)."""
+_RECORDS: Final = 16
+"""How many are opened before anybody can say that it is enough."""
+_SEALED: Final = 1 << 16
+"""Bytes that are taken from the library at a time."""
 _VERIFY: Final = "certificate verify failed"
 
 
@@ -93,21 +97,30 @@ class Secured(asyncio.Transport, asyncio.Protocol):
         self._lower.close()
 
     def _read(self) -> None:
-        while not self._paused and not self._ended:
+        more = True
+        while more and self._is_read():
+            records: list[bytes] = []
+            broken = False
             try:
-                data = self._ssl.recv(_RECORD)
+                while len(records) < _RECORDS:
+                    records.append(self._ssl.recv(_RECORD))
             except SSL.WantReadError:
-                break
+                more = False
             except SSL.ZeroReturnError:
-                self._farewell = True
-                self._end()
-                break
+                more, self._farewell = False, True
             except SSL.Error:
                 # Damaged, or renegotiated: there is nobody to tell it to.
+                more, broken = False, True
+            if records:
+                self._upper.data_received(records[0] if len(records) == 1 else b"".join(records))
+            if broken:
                 self.abort()
-                break
-            self._upper.data_received(data)
+            elif self._farewell and self._is_read():
+                self._end()
         self._flush()
+
+    def _is_read(self) -> bool:
+        return not self._paused and not self._ended
 
     def _end(self) -> None:
         self._ended = True
@@ -154,12 +167,13 @@ class Secured(asyncio.Transport, asyncio.Protocol):
         self._flush()
 
     def _flush(self) -> None:
-        pieces = []
-        while True:
-            try:
-                pieces.append(self._ssl.bio_read(1 << 16))
-            except SSL.WantReadError:
-                break
+        pieces: list[bytes] = []
+        try:
+            # Whatever is shorter was the last: to ask once more would raise an exception for every message.
+            while not pieces or len(pieces[-1]) == _SEALED:
+                pieces.append(self._ssl.bio_read(_SEALED))
+        except SSL.WantReadError:
+            pass
         if pieces and not self._lower.is_closing():
             self._lower.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 

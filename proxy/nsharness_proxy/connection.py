@@ -13,7 +13,7 @@ import select
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import mitmproxy.connection
 from mitmproxy import options
@@ -24,6 +24,7 @@ from mitmproxy.proxy.layer import Layer
 from mitmproxy.proxy.layers.http._hooks import HttpRequestHeadersHook
 
 from nsharness_proxy import patience, upstream
+from nsharness_proxy.answering import Answer, Answered
 from nsharness_proxy.codec import PROTOCOL
 from nsharness_proxy.guard import Guard
 from nsharness_proxy.judge import Judge
@@ -70,7 +71,8 @@ class Connection(server.LiveConnectionHandler):
         self._guard = guard
         self._report = report
         self._progress = asyncio.Event()
-        self.layer: Layer = guard.top_layer(self.layer.context)
+        # It is no layer, and not in the list of them, whose order has a meaning.
+        self.layer = cast(Layer, Answered(guard.top_layer(self.layer.context), self._answer))
         self._patience = asyncio.get_running_loop().call_later(patience.HEAD_SECONDS, self._look)
 
     async def handle_client(self) -> None:
@@ -119,37 +121,51 @@ class Connection(server.LiveConnectionHandler):
             half_close = False
         super().close_connection(connection, half_close)
 
+    def _answer(self, hook: commands.StartHook) -> Answer:
+        """Answer a hook that the layers came to, if it needs no waiting."""
+        if isinstance(hook, RoomHook) or (isinstance(hook, HttpRequestHeadersHook) and self._guard.asks):
+            return Answer.LATER
+        try:
+            self._decide(hook)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the request must not go on
+            self._fail(hook, error)
+            return Answer.REFUSED
+        return Answer.GIVEN
+
     async def handle_hook(self, hook: commands.StartHook) -> None:
-        if hook.name in _UNGUARDED:
-            return
         if isinstance(hook, RoomHook):
             await self._drain(hook.connection)
             return
-        if isinstance(hook, AbandonHook):
-            self._abandon(hook.connection)
-            return
-        if isinstance(hook, EndOfStreamHook):
-            self.close_connection(hook.connection, half_close=True)
-            return
-        if isinstance(hook, GoneHook):
-            self._guard.leave(hook.flow)
-            return
         try:
-            with self.timeout_watchdog.disarm():
-                if isinstance(hook, HttpRequestHeadersHook) and self._guard.asks:
-                    with self._watching():
-                        await self._guard.ask(hook.flow)
-                answer = getattr(self._guard, hook.name)
-                answer(*hook.args())
-        except Exception as error:  # noqa: BLE001 - whatever it is, the request must not go on
-            self._report.failure(f"the guard failed at {hook.name}", error)
-            self.abort()
+            if isinstance(hook, HttpRequestHeadersHook) and self._guard.asks:
+                with self.timeout_watchdog.disarm(), self._watching():
+                    await self._guard.ask(hook.flow)
+            self._decide(hook)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._fail(hook, error)
             if isinstance(hook, server_hooks.ClientConnectedHook):
                 self.client.error = "refused"
                 return
             # The task that the hook runs in ends here: nobody gets to know that the hook is done, and the
             # request stays where it is.
             raise asyncio.CancelledError from None
+
+    def _decide(self, hook: commands.StartHook) -> None:
+        if hook.name in _UNGUARDED:
+            return
+        if isinstance(hook, AbandonHook):
+            self._abandon(hook.connection)
+        elif isinstance(hook, EndOfStreamHook):
+            self.close_connection(hook.connection, half_close=True)
+        elif isinstance(hook, GoneHook):
+            self._guard.leave(hook.flow)
+        else:
+            answer = getattr(self._guard, hook.name)
+            answer(*hook.args())
+
+    def _fail(self, hook: commands.StartHook, error: Exception) -> None:
+        self._report.failure(f"the guard failed at {hook.name}", error)
+        self.abort()
 
     @contextlib.contextmanager
     def _watching(self) -> Iterator[None]:
@@ -234,7 +250,7 @@ class Connection(server.LiveConnectionHandler):
         elif self.client.alpn == PROTOCOL:
             await self._drain_streams()
             return
-        else:
+        elif any(map(_waits, self.transports.values())):
             await super().drain_writers()  # type: ignore[no-untyped-call]
         transport = self.transports.get(self.client)
         if transport is None or transport.handler is not asyncio.current_task():
@@ -283,3 +299,11 @@ class Connection(server.LiveConnectionHandler):
             error = exc_info[1] if isinstance(exc_info, tuple) else None
             self._report.failure("a connection failed", error)
             self.abort()
+
+
+def _waits(transport: server.ConnectionIO) -> bool:
+    """Whether something is still to be written."""
+    writer = transport.writer
+    if not isinstance(writer, asyncio.StreamWriter):
+        return writer is not None
+    return writer.is_closing() or writer.transport.get_write_buffer_size() > 0

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import struct
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from mitmproxy.dns import DNSMessage
 
 from nsharness.linux import fds
 from nsharness.policy.names import MAX_NAMES
 from nsharness_proxy import dns
 from tests.proxy import dnsclient as d
 from tests.proxy.rig import DEADLINE, Proxy, Sandbox, policy, rule
+from tests.support import dns_fuzz
 from tests.support.waiting import eventually
 
 ADDRESS = "198.18.0.1"
@@ -132,6 +135,41 @@ def test_no_damage_to_a_query_makes_it_fail(position: int, damage: bytes) -> Non
     reply = dns.answer(bytes(query), resolve)
     if reply is not None and d.parse(reply).counts[1]:
         assert d.parse(reply).address == ADDRESS
+
+
+@pytest.mark.parametrize("labels", [[b"a" * 63] * 3 + [b"a" * 61], [b"a" * 63] * 4])
+def test_a_name_has_at_most_255_bytes(labels: list[bytes]) -> None:
+    """RFC 1035 section 3.1"""
+    name = b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
+    reply = answered(struct.pack("!6H", 1, 0x100, 1, 0, 0, 0) + name + b"\0\1\0\1")
+    assert reply.code == (d.NXDOMAIN if len(name) <= 255 else d.FORMERR)
+
+
+def test_records_that_a_query_may_carry_are_skipped_and_two_of_edns_are_an_error() -> None:
+    query = bytearray(d.query("wiki.local", edns=True))
+    signature = b"\3key\0" + struct.pack("!HHIH", 250, 255, 0, 3) + b"abc"
+    assert answered(bytes(query[:11]) + b"\2" + bytes(query[12:]) + signature).address == ADDRESS
+    assert answered(bytes(query[:11]) + b"\2" + bytes(query[12:]) + bytes(query[-11:])).code == d.FORMERR
+    assert answered(bytes(query[:11]) + b"\2" + bytes(query[12:]) + signature[:-1]).code == d.FORMERR
+
+
+@given(st.integers(min_value=0, max_value=1 << 62))
+def test_a_second_reader_reads_the_same_question_and_every_answer(seed: int) -> None:
+    """mitmproxy's, which decodes A-labels."""
+    query = dns_fuzz.random_query(random.Random(seed))
+    asked: list[str] = []
+
+    def known(name: str) -> str | None:
+        asked.append(name)
+        return resolve(name)
+
+    raw = dns.answer(query, known)
+    if raw is None or not asked or "xn--" in asked[0].lower():
+        return
+    reply = DNSMessage.unpack(raw)
+    assert [question.name for question in reply.questions] == asked
+    assert [question.name for question in DNSMessage.unpack(query).questions] == asked
+    assert all(record.name == asked[0] for record in reply.answers)
 
 
 # Over sockets

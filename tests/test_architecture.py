@@ -168,6 +168,15 @@ def test_commands_that_make_a_sandbox_load_no_sdk_with_it() -> None:
     assert loaded & {"mcp", "anyio", "pydantic_ai", "openai", "anthropic", "mitmproxy", "pyroute2"} == set()
 
 
+def test_the_proxy_starts_without_what_only_some_connections_need() -> None:
+    """mitmproxy is loaded when one does (``loader``)."""
+    loaded = loaded_by(
+        "import uvloop, nsharness_proxy.__main__, nsharness_proxy.engine, nsharness_proxy.loader"
+    )
+    assert {"nsharness_proxy", "uvloop", "OpenSSL"} <= loaded
+    assert loaded & {"mitmproxy", "mitmproxy_rs", "h11", "h2", "pydantic", "pyroute2"} == set()
+
+
 def test_the_zygote_imports_neither_credentials_nor_policy() -> None:
     """It forks what the workload runs in: what it has never loaded cannot be found in that memory."""
     assert not {

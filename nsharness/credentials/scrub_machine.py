@@ -13,6 +13,7 @@ when their threads exceed a fixed number, which costs time and changes no result
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NoReturn
 
 from nsharness.credentials.scrub_forms import spellings
@@ -53,8 +54,7 @@ class Machine:
     __slots__ = ("_known", "_rows", "_starts", "_threads", "root", "steps_made")
 
     def __init__(self, rows: Iterable[Sequence[bytes]]) -> None:
-        tries: dict[bytes, _Node] = {}
-        self._rows = [[_trie(unit, tries) for unit in row] for row in rows if row]
+        self._rows = [[_trie(unit) for unit in row] for row in rows if row]
         self._starts: dict[int, list[_Thread]] = {}
         for number, row in enumerate(self._rows):
             for byte in row[0].children:
@@ -117,13 +117,13 @@ def _order(item: tuple[tuple[int, int, _Node], int]) -> tuple[int, int, int]:
     return number, index, id(node)
 
 
-def _trie(unit: bytes, tries: dict[bytes, _Node]) -> _Node:
-    root = tries.get(unit)
-    if root is None:
-        root = tries[unit] = _Node()
-        for spelling in spellings(unit):
-            node = root
-            for byte in spelling:
-                node = node.children.setdefault(byte, _Node())
-            node.end = True
+@lru_cache(maxsize=512)
+def _trie(unit: bytes) -> _Node:
+    """Shared by all machines: it says how a unit is spelled, and nothing of any secret."""
+    root = _Node()
+    for spelling in spellings(unit):
+        node = root
+        for byte in spelling:
+            node = node.children.setdefault(byte, _Node())
+        node.end = True
     return root

@@ -31,6 +31,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
 from nsharness.policy import headers
 from nsharness_proxy import http1, refusal
 from nsharness_proxy.bodies import BodyRefusedError
+from nsharness_proxy.chunks import Chunks
 from nsharness_proxy.codec import PROTOCOL
 from nsharness_proxy.messages import WebSocket
 from nsharness_proxy.pages import response
@@ -193,7 +194,7 @@ class _Connection:
     def read_body(self, event: events.Event) -> Commands:
         this = cast(Any, self)
         if isinstance(this.body_reader, ChunkedReader):
-            this.body_reader = http1.Chunks()
+            this.body_reader = Chunks()
         yield from super().read_body(event)  # type: ignore[misc]
 
     def mark_done(self, *, request: bool = False, response: bool = False) -> Commands:

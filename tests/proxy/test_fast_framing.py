@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsharness_proxy import http1
+from nsharness_proxy.chunks import Chunks
 from nsharness_proxy.fast import wire
 from nsharness_proxy.fast.framing import BodyError, Chunked, Fixed, Reader, UntilClosed
 
@@ -37,7 +38,7 @@ def cut(data: bytes, at: list[int]) -> list[bytes]:
 
 def by_h11(data: bytes) -> tuple[bytes, bool, bytes] | None:
     """The same by the reader that mitmproxy is given."""
-    reader, buffer, body = http1.Chunks(), ReceiveBuffer(), b""
+    reader, buffer, body = Chunks(), ReceiveBuffer(), b""
     buffer += data
     try:
         while (event := reader(buffer)) is not None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsharness_proxy import http1
+from nsharness_proxy.chunks import Chunks
 from tests.proxy import reference
 from tests.proxy.corpus import load
 from tests.proxy.talk import CORPUS
@@ -172,7 +173,7 @@ def test_what_is_kept_of_a_head() -> None:
 
 def body(pieces: list[bytes]) -> tuple[bytes, bool] | None:
     """What a reader makes of a chunked body that comes in pieces: the data, and whether it has ended."""
-    reader, buffer, data, ended = http1.Chunks(), ReceiveBuffer(), b"", False
+    reader, buffer, data, ended = Chunks(), ReceiveBuffer(), b"", False
     try:
         for piece in pieces:
             buffer += piece

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
+from typing import Final
 
 from mitmproxy import http, tls
 from mitmproxy.connection import Server
@@ -35,6 +36,8 @@ from nsharness_proxy.pages import response
 from nsharness_proxy.refusal import Refused
 from nsharness_proxy.sandbox import Sandbox
 from nsharness_proxy.shown import Shown
+
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class Guard(Door):
@@ -81,7 +84,7 @@ class Guard(Door):
         request = flow.request
         claimed = claims.of_request(self.origin, self.sandbox.names, self.tunnel, _named(flow))
         fields = request.headers.fields
-        return Asked(request.data.method, request.data.path, fields, claimed, _has_body(request))
+        return Asked(request.data.method, request.data.path, fields, claimed, _has_body(fields))
 
     @property
     def asks(self) -> bool:
@@ -233,9 +236,9 @@ def _named(flow: http.HTTPFlow) -> Named:
     return Named(scheme, target, pseudo, hosts, client.tls, client.sni)
 
 
-def _has_body(request: http.Request) -> bool:
-    length = request.headers.get("content-length", "0")
-    return length != "0" or "transfer-encoding" in request.headers
+def _has_body(fields: tuple[Field, ...]) -> bool:
+    framing = {name: value for each, value in fields if (name := each.lower()) in _FRAMING}
+    return b"transfer-encoding" in framing or framing.get(b"content-length", b"0") != b"0"
 
 
 def _text(value: bytes) -> str:

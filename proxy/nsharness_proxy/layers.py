@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, cast
 
 from h11._readers import ChunkedReader, Http10Reader
 from mitmproxy import http
@@ -29,7 +29,7 @@ from mitmproxy.proxy.layers.http._hooks import HttpErrorHook
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
 
 from nsharness.policy import headers
-from nsharness_proxy import http1, refusal
+from nsharness_proxy import hops, http1, refusal
 from nsharness_proxy.bodies import BodyRefusedError
 from nsharness_proxy.chunks import Chunks
 from nsharness_proxy.codec import PROTOCOL
@@ -52,11 +52,6 @@ MAX_PENDING = 256 * 1024
 """Bytes from a client that may wait for the host before no more are read."""
 
 Commands = layer.CommandGenerator[None]
-
-_END_TO_END: Final = frozenset(
-    {"content-encoding", "content-length", "content-range", "content-type", "transfer-encoding"}
-)
-_HOP_BY_HOP: Final = ("connection", "keep-alive", "proxy-connection", "upgrade")
 
 NOT_FORWARDED = refusal.malformed("this is no request that could be forwarded")
 
@@ -298,7 +293,10 @@ class HostHttp(_Connection, Http1Client):
             self._closing = head.closes
         for command in super().read_headers(event):
             if isinstance(command, ReceiveHttp) and isinstance(command.event, message.ResponseHeaders):
-                _take_off_hop(command.event.response)
+                answer = command.event.response
+                if answer.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+                    kept = hops.of_answer(answer.headers.fields, answer.status_code)
+                    answer.headers = http.Headers(kept)
             yield command
 
     def read_body(self, event: events.Event) -> Commands:
@@ -323,23 +321,6 @@ class HostHttp(_Connection, Http1Client):
         yield commands.CloseConnection(self.conn)
         error = message.ResponseProtocolError(self.stream_id, reason, message.ErrorCode.GENERIC_SERVER_ERROR)
         yield ReceiveHttp(error)
-
-
-def _take_off_hop(response: http.Response) -> None:
-    """What an answer says about the host's connection is not about the client's (RFC 9110 section 7.6.1)."""
-    if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
-        return
-    listed = {
-        option.strip(" \t").lower()
-        for value in response.headers.get_all("connection")
-        for option in value.split(",")
-    }
-    # A host cannot make its message mean something else by calling what frames or describes it its own.
-    for name in (*_HOP_BY_HOP, *(listed - _END_TO_END)):
-        response.headers.pop(name, None)
-    if response.status_code == HTTPStatus.NOT_MODIFIED:
-        # It may say how the body that it does not have would be framed (RFC 9112 section 6.1).
-        response.headers.pop("transfer-encoding", None)
 
 
 class Closed(layer.Layer):

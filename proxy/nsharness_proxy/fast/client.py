@@ -9,7 +9,7 @@ from typing import Final
 from nsharness.credentials.decoding import DecodingError
 from nsharness.policy import headers
 from nsharness.policy.authority import Claims
-from nsharness_proxy import claims, http1, refusal, scrubbing, told
+from nsharness_proxy import claims, hops, http1, refusal, scrubbing, told
 from nsharness_proxy.bodies import UNDECODABLE, BodyRefusedError
 from nsharness_proxy.claims import Named
 from nsharness_proxy.decision import Decision
@@ -256,7 +256,7 @@ class Client(Front):
         assert made is not None
         assert asked is not None
         self._answer = head
-        fields = wire.of_answer(head.fields, head.status)
+        fields = hops.of_answer(head.fields, head.status)
         try:
             clean = scrubbing.clean(
                 self._service.sandbox.scrubber,

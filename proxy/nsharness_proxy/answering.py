@@ -32,15 +32,33 @@ class Answered:
         self._answer = answer
 
     def handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
-        """Pass an event on, and what follows from it."""
+        """Pass an event on, and what follows from it. What is sent over one connection without anything in
+        between goes together: a head, and the body that came with it."""
         waiting = deque((event,))
+        sent: commands.SendData | None = None
         while waiting:
             # The topmost layer may replace this method once it knows what comes next.
             for command in self._top.handle_event(waiting.popleft()):
+                if isinstance(command, commands.SendData):
+                    if sent is not None and sent.connection is command.connection:
+                        sent = commands.SendData(sent.connection, sent.data + command.data)
+                        continue
+                    if sent is not None:
+                        yield sent
+                    sent = command
+                    continue
                 if isinstance(command, commands.StartHook):
                     answer = self._answer(command)
                     if answer is not Answer.LATER:
                         if answer is Answer.GIVEN and command.blocking:
                             waiting.append(events.HookCompleted(command))
                         continue
+                elif isinstance(command, commands.Log):
+                    # Quotes what clients send, and would be dropped (``Connection.log``).
+                    continue
+                if sent is not None:
+                    yield sent
+                    sent = None
                 yield command
+        if sent is not None:
+            yield sent

@@ -52,11 +52,12 @@ class Search:
     def __init__(self, forms: Iterable[Form], *, scanned: bool = True) -> None:
         """``scanned``: by the library, where it is installed."""
         firsts = [form.units[:_FIRST] for form in forms]
-        # Whatever is found by a needle is found by a beginning of that needle, too.
-        needles = sorted({b"".join(unit[:1] for unit in first).translate(_FOLD) for first in firsts})
-        self._needles = tuple(
-            needle for needle in needles if not any(needle != n and needle.startswith(n) for n in needles)
-        )
+        needles: list[bytes] = []
+        for needle in sorted({b"".join(unit[:1] for unit in first).translate(_FOLD) for first in firsts}):
+            # Whatever a needle finds, a beginning of it finds, too, and that sorts before it.
+            if not needles or not needle.startswith(needles[-1]):
+                needles.append(needle)
+        self._needles = tuple(needles)
         self._escapes = _escapes({byte for first in firsts for unit in first for byte in unit})
         self._scanner = self._compiled() if scanned and needles else None
         self.anywhere = self._scanner.anywhere if self._scanner else self._anywhere

@@ -11,9 +11,23 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_UNFLUSHED = 120
+"""The interpreter's own exit code when output was left that nobody took."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console script. Returns the exit code: the workload's own, or 124 to 127 as env(1) uses them."""
+    """The exit code: the workload's own, or 124 to 127 as env(1) uses them.
+
+    Without ``arguments`` this is the console script, and what is left of the process ends here, too: taking
+    the interpreter apart would take as long as the start of a sandbox.
+    """
+    code = _run(arguments)
+    if arguments is None:
+        _leave(code)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     _open_standard_streams()
     if sys.version_info < (3, 12):  # noqa: UP036 - started by another interpreter than it was installed for
         print(
@@ -30,6 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from nsharness.cli.command import main as command
 
     return command(arguments)
+
+
+def _leave(code: int) -> None:
+    """End, as the interpreter does as far as anybody outside can tell. Whatever has a life has ended."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            code = _UNFLUSHED
+    os._exit(code & 0xFF)
 
 
 def _open_standard_streams() -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import select
 import socket
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -53,6 +54,14 @@ def read_all(descriptor: int) -> bytes:
         parts.append(part)
         offset += len(part)
     return b"".join(parts)
+
+
+def given(arguments: Sequence[str], *options: str) -> tuple[int, ...]:
+    """The descriptors that a helper process was started with: ``OPTION N`` for each of the ``options``, in
+    that order. ``SystemExit`` for anything else: argparse would be a tenth of the process's start."""
+    if arguments[::2] != list(options) or not all(number.isdecimal() for number in arguments[1::2]):
+        sys.exit(f"usage: {' '.join(f'{option} N' for option in options)}")
+    return tuple(map(int, arguments[1::2]))
 
 
 def close_all(descriptors: Iterable[int]) -> None:

@@ -3,35 +3,35 @@
 N is one end of a SOCK_SEQPACKET pair with the supervisor, M the sealed credential map.
 
 The order matters. Before it says start, the supervisor asks for the authorities of its sandboxes, and gets
-their certificates before anything slow is imported: a sandbox needs nothing more to start. The credentials
-are read by a process that nobody can trace or dump. Privileges are given up when everything has been
-imported, because the unprivileged user may not be able to read the interpreter's files; from then on
-nothing is imported any more but mitmproxy, should it be needed and not be there (``late``).
+their certificates before anything is imported that they do not need: a sandbox needs nothing more to start.
+The credentials are read by a process that nobody can trace or dump. Privileges are given up when everything
+has been imported, because the unprivileged user may not be able to read the interpreter's files; from then
+on nothing is imported any more but mitmproxy, should it be needed and not be there (``late``).
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import os
 import signal
 import socket
+import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from nsharness.credentials.build import CredentialMap
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds, open_files
 from nsharness.linux.process import become, make_undumpable, set_no_new_privs
 from nsharness_proxy.authorities import Authorities
 from nsharness_proxy.ca import CertificateAuthority
 from nsharness_proxy.control import Control
-from nsharness_proxy.late import Imports
 from nsharness_proxy.report import Report, describe
 
+if TYPE_CHECKING:
+    from nsharness.credentials.map import CredentialMap
+
 # What is imported when the supervisor says start, or before, where it has the time.
-_LATER: Final = ("uvloop", "nsharness_proxy.engine", "nsharness_proxy.loader")
+_LATER: Final = ("asyncio", "uvloop", "nsharness_proxy.engine", "nsharness_proxy.loader")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,16 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Ctrl-C goes to the whole foreground group; it is the supervisor's to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    parser = argparse.ArgumentParser(prog="nsharness_proxy")
-    parser.add_argument("--control-fd", type=int, required=True)
-    parser.add_argument("--credentials-fd", type=int, required=True)
-    given = parser.parse_args(arguments)
-    control = Control(socket.socket(fileno=given.control_fd))
+    given = sys.argv[1:] if arguments is None else arguments
+    control_fd, credentials_fd = fds.given(given, "--control-fd", "--credentials-fd")
+    control = Control(socket.socket(fileno=control_fd))
     report = Report(control.send)
     report.capture()
     code = 1
     try:
-        code = run(control, report, given.credentials_fd)
+        code = run(control, report, credentials_fd)
     except NsharnessError as error:
         control.send({"event": "fatal", "text": str(error)})
     except Exception as error:  # noqa: BLE001 - the boundary of the process
@@ -88,9 +86,15 @@ def run(control: Control, report: Report, credentials_fd: int) -> int:
         {"event": "credentials", "hosts": list(credentials.hosts), "headers": credentials.header_names()}
     )
     # Here, because it is slow.
+    from nsharness_proxy.records import capture_records
+
+    capture_records(report)
+    import asyncio
+
     import uvloop
 
     from nsharness_proxy.engine import Engine
+    from nsharness_proxy.late import Imports
     from nsharness_proxy.loader import Loader
 
     imports = Imports(report)
@@ -106,6 +110,8 @@ def run(control: Control, report: Report, credentials_fd: int) -> int:
 
 async def serve(engine: object) -> int:
     """Serve until the supervisor or a signal ends it."""
+    import asyncio
+
     from nsharness_proxy.engine import Engine
 
     assert isinstance(engine, Engine)
@@ -122,6 +128,8 @@ async def serve(engine: object) -> int:
 
 def load_credentials(descriptor: int) -> CredentialMap:
     """The credential map; the descriptor is closed, its offset untouched for the next process."""
+    from nsharness.credentials.map import CredentialMap
+
     try:
         return CredentialMap.from_bytes(fds.read_all(descriptor))
     except ValueError as error:

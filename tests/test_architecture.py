@@ -16,6 +16,7 @@ CONFINED = {
     "prctl": ["nsharness.linux"],
     "pydantic": [
         "nsharness.policy.commandline",
+        "nsharness.policy.connecting",
         "nsharness.policy.profile",
         "nsharness.policy.resources",
         "nsharness.policy.narrowing",
@@ -166,6 +167,11 @@ def test_what_starts_often_loads_nothing_heavy(program: str) -> None:
 def test_commands_that_make_a_sandbox_load_no_sdk_with_it() -> None:
     loaded = loaded_by("import nsharness.cli.execute, nsharness.cli.mcp")
     assert loaded & {"mcp", "anyio", "pydantic_ai", "openai", "anthropic", "mitmproxy", "pyroute2"} == set()
+
+
+def test_a_run_without_a_profile_loads_nothing_heavy() -> None:
+    """What reads profiles would take as long to load as a sandbox takes to start."""
+    assert loaded_by("import nsharness.cli.execute, nsharness.policy.plain") & HEAVY == set()
 
 
 def test_the_zygote_imports_neither_credentials_nor_policy() -> None:

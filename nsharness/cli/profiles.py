@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 from nsharness.linux.identity import Identity, current
 from nsharness.policy.extending import located, origin_of_rule
-from nsharness.policy.profile import Profile
 from nsharness.supervisor.trust import TrustStore
 
 if TYPE_CHECKING:
     from nsharness.policy.commandline import Addition
+    from nsharness.policy.profile import Profile
 
 DEFAULT: Final = "nsharness.toml"
 """The file in the current folder that is taken when none is named."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -76,7 +75,7 @@ def _invoker(environ: Mapping[str, str]) -> Identity:
         sudo_gid = sudo_gid or _primary_group(sudo_uid)
         return Identity(True, sudo_uid, sudo_gid, name, home, sudo_uid, sudo_gid)
     name, home = _account(0, environ)
-    own = secrets.choice(_FREE_UIDS)
+    own = _FREE_UIDS[int.from_bytes(os.urandom(8)) % len(_FREE_UIDS)]
     return Identity(True, 0, 0, name, home, own, own)
 
 

@@ -6,7 +6,7 @@ unless a session has taken them.
 
 from __future__ import annotations
 
-import secrets
+import os
 import socket
 from contextlib import suppress
 from types import TracebackType
@@ -46,7 +46,7 @@ class Early:
     """A context manager: a zygote, a proxy and an empty credential map for the run that is about to begin."""
 
     def __init__(self) -> None:
-        self.token = secrets.token_hex(TOKEN_BYTES)
+        self.token = os.urandom(TOKEN_BYTES).hex()
         self._started: dict[str, Started] = {}
         self._map: int | None = None
         self._resolver: Resolver | None = None

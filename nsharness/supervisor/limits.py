@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
 import threading
 from collections.abc import Callable, Mapping
@@ -89,7 +88,7 @@ class Enforcer:
         """Of each group's ``cgroup.procs``: the sandbox's first process writes itself there."""
         try:
             # A run may have several sandboxes, which all have its id.
-            for group in plan.groups(f"{sandbox}.{secrets.token_hex(3)}"):
+            for group in plan.groups(f"{sandbox}.{os.urandom(3).hex()}"):
                 self._make(group)
         except BaseException:
             self.close()

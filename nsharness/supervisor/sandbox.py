@@ -10,14 +10,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
 from nsharness.plan.limits import LimitPlan
 from nsharness.plan.steps import Plan
-from nsharness.policy.profile import Profile
-from nsharness.supervisor import layers
 from nsharness.supervisor.bounded import OUTPUT_LIMIT
 from nsharness.supervisor.cancel import Cancel
 from nsharness.supervisor.init import InitClient, Process, Terminal
@@ -28,6 +26,9 @@ from nsharness.supervisor.pump import pump
 from nsharness.supervisor.session import Session
 from nsharness.supervisor.shell import Shell
 from nsharness.supervisor.zygote import InitHandle
+
+if TYPE_CHECKING:
+    from nsharness.policy.shape import RunProfile
 
 _END_SECONDS: Final = 5.0
 _OUTPUT: Final = 1_000_000
@@ -53,7 +54,7 @@ class NamespaceSandbox:
     """
 
     def __init__(
-        self, session: Session, profile: Profile, proxy: NamespaceProxy, *, number: int | None = None
+        self, session: Session, profile: RunProfile, proxy: NamespaceProxy, *, number: int | None = None
     ) -> None:
         self._session = session
         self._number = number
@@ -112,7 +113,7 @@ class NamespaceSandbox:
     def _start(self) -> None:
         limits = plan_limits(self._profile.limit_values())
         zygote = self._session.zygote
-        gateway = zygote.gateway(mtls=self._profile.proxy.auth == "mtls")
+        gateway = zygote.gateway(mtls=self._profile.proxy_auth == "mtls")
         self._stack.callback(zygote.release, gateway)
         attachment = self._proxy.attach(self.id, gateway.listeners)
         self._stack.callback(self._proxy.detach, self.id)
@@ -141,6 +142,8 @@ class NamespaceSandbox:
     ) -> Plan:
         kept = None
         if self._profile.files.workspace_mode == "overlay":
+            from nsharness.supervisor import layers
+
             kept = layers.create(self._session.run)
             self._stack.callback(kept.close)
         plan = plan_for(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -76,7 +75,7 @@ def create_run(
         with identity.files():
             _make_private(runs, identity.owner_uid)
             while True:
-                identifier = f"{name}-{token or secrets.token_hex(TOKEN_BYTES)}"
+                identifier = f"{name}-{token or os.urandom(TOKEN_BYTES).hex()}"
                 try:
                     (runs / identifier).mkdir(mode=0o700)
                 except FileExistsError:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from nsharness.errors import ASK_DOCTOR, NsharnessError
 from nsharness.linux import fds
-from nsharness.linux.probe import remedy_here
 from nsharness.plan.steps import Plan
 from nsharness.supervisor.channel import Channel, Message
 from nsharness.supervisor.early import Started
@@ -114,6 +113,8 @@ class Zygote:
             return self._channel.request(message, descriptors)
         except NsharnessError as error:
             if error.hint == ASK_DOCTOR:  # The kernel refused something: find out what helps on this machine.
+                from nsharness.linux.probe import remedy_here
+
                 raise NsharnessError(error.what, why=error.why, hint=remedy_here()) from None
             raise
         except EOFError:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from nsharness.cli.parser import parser
 from nsharness.errors import ASK_DOCTOR, NsharnessError
+from nsharness.linux.installation import bytecode_would_be_foreign
 
 if TYPE_CHECKING:
     from nsharness.supervisor.early import Early
@@ -83,12 +84,10 @@ def _leave_no_bytecode_of_root() -> None:
 
     What the imports before this line have written already is given to the owner of the source.
     """
-    if os.geteuid() != 0:
+    if not bytecode_would_be_foreign():
         return
     from pathlib import Path
 
-    if Path(__file__).stat().st_uid == Path(os.__file__).stat().st_uid == 0:
-        return
     sys.dont_write_bytecode = True
     for module in list(sys.modules.values()):
         spec = getattr(module, "__spec__", None)

@@ -58,10 +58,13 @@ def read_all(descriptor: int) -> bytes:
 
 def given(arguments: Sequence[str], *options: str) -> tuple[int, ...]:
     """The descriptors that a helper process was started with: ``OPTION N`` for each of the ``options``, in
-    that order. ``SystemExit`` for anything else: argparse would be a tenth of the process's start."""
-    if arguments[::2] != list(options) or not all(number.isdecimal() for number in arguments[1::2]):
-        sys.exit(f"usage: {' '.join(f'{option} N' for option in options)}")
-    return tuple(map(int, arguments[1::2]))
+    that order. ``SystemExit`` for anything else. Importing argparse would be a tenth of such a process's
+    start."""
+    names, numbers = list(arguments[::2]), arguments[1::2]
+    if names != list(options) or len(numbers) != len(names) or not all(map(str.isdecimal, numbers)):
+        print(f"usage: {' '.join(f'{option} N' for option in options)}", file=sys.stderr)
+        sys.exit(2)
+    return tuple(map(int, numbers))
 
 
 def close_all(descriptors: Iterable[int]) -> None:

@@ -16,6 +16,7 @@ from typing import Final
 
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
+from nsharness.linux.installation import bytecode_would_be_foreign
 
 _ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 _STDERR_TAIL: Final = 2000
@@ -32,8 +33,9 @@ class Child:
     ) -> None:
         self.module = module
         self._stderr = os.memfd_create(f"{module}-stderr", os.MFD_CLOEXEC)
-        # Under sudo no root-owned bytecode may appear in a user's checkout.
-        flags = ["-I", "-B"] if os.geteuid() == 0 else ["-I"]
+        # Under sudo no root-owned bytecode may appear in a user's checkout. In root's own it has to: the
+        # proxy's would be compiled at every start.
+        flags = ["-I", "-B"] if bytecode_would_be_foreign() else ["-I"]
         # By this it is found when it is left behind; an option of the interpreter, so that no program has to
         # know of it.
         flags += ["-X", f"{RUN_OPTION}={run}"] if run else []

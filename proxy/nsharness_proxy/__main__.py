@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     make_undumpable()
     # Nothing in it is for us, and OpenSSL and the engine would look for key logs and configuration there.
     os.environ.clear()
-    os.umask(0o077)
+    # Bytecode of what is imported is for everybody who may read that, and for nobody else to write.
+    os.umask(0o022)
     # Ctrl-C goes to the whole foreground group; it is the supervisor's to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -142,6 +143,7 @@ def give_up_privileges(uid: int | None, gid: int | None) -> None:
     """Become the given user, or stay the one we are without any capability. Never root."""
     if os.geteuid() == 0 and not uid:
         raise NsharnessError("proxy", why="it would run as root", hint="start it with a uid and a gid")
+    os.umask(0o077)
     open_files.raise_limit()
     set_no_new_privs()
     become(os.geteuid() if uid is None else uid, os.getegid() if gid is None else gid)

@@ -11,6 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+EARLY = frozenset({"exec", "learn", "mcp", "run", "shell"})
+"""Commands that need a zygote whatever their arguments say."""
 _UNFLUSHED = 120
 """The interpreter's own exit code when output was left that nobody took."""
 
@@ -41,9 +43,27 @@ def _run(arguments: Sequence[str] | None) -> int:
         code = ask(sys.argv[1:])
         if code is not None:
             return code
+        if sys.argv[1] in EARLY and not is_set_id():
+            return _with_helpers()
     from nsharness.cli.command import main as command
 
     return command(arguments)
+
+
+def _with_helpers() -> int:
+    """While helper processes import, so do we: they are started before what reads the arguments is loaded."""
+    from nsharness.supervisor.early import Early
+
+    with Early() as early:
+        from nsharness.cli.command import main as command
+
+        return command(None, early)
+
+
+def is_set_id() -> bool:
+    """Whether the file that was started gives us rights that whoever started it has not: nothing is done
+    then."""
+    return os.getuid() != os.geteuid() or os.getgid() != os.getegid()
 
 
 def _leave(code: int) -> None:

@@ -12,6 +12,7 @@ from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from nsharness.cli import EARLY, is_set_id
 from nsharness.cli.parser import parser
 from nsharness.errors import ASK_DOCTOR, NsharnessError
 from nsharness.linux.installation import bytecode_would_be_foreign
@@ -138,8 +139,8 @@ _COMMANDS: Final = {
 }
 _WAITING: Final = frozenset({"enter", "exec", "learn", "mcp", "run", "shell"})
 """Commands that wait for others, in which a signal must not wait as well."""
-_EARLY: Final = frozenset({"exec", "learn", "mcp", "run", "shell"})
-"""Commands that need a zygote and a proxy whatever their arguments say."""
+_PERHAPS_PLAIN: Final = frozenset({"exec", "shell"})
+"""Of those that make a sandbox, those that may do so without waiting for its proxy."""
 
 
 def _dispatch(options: argparse.Namespace, early: Early | None = None) -> int:
@@ -149,15 +150,21 @@ def _dispatch(options: argparse.Namespace, early: Early | None = None) -> int:
         from nsharness.linux.process import make_undumpable
 
         make_undumpable()
-    if name not in _EARLY or os.getuid() != os.geteuid() or os.getgid() != os.getegid():
+    if name not in EARLY or is_set_id():
         return _call(name, options)
     if early is not None:
-        options.early = early
-        return _call(name, options)
+        return _with(early, name, options)
     from nsharness.supervisor.early import Early as Helpers
 
-    with Helpers() as options.early:
-        return _call(name, options)
+    with Helpers() as helpers:
+        return _with(helpers, name, options)
+
+
+def _with(early: Early, name: str, options: argparse.Namespace) -> int:
+    options.early = early
+    if name not in _PERHAPS_PLAIN:
+        early.start_proxy()
+    return _call(name, options)
 
 
 def _call(name: str, options: argparse.Namespace) -> int:

@@ -10,13 +10,14 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from nsharness.errors import NsharnessError
-from nsharness.supervisor.state import RunDirectory
+from nsharness.linux.identity import Identity
+from nsharness.supervisor.state import RunDirectory, state_home
 
 LIVE: Final = "live"
 _NEW: Final = "live.new"
@@ -95,6 +96,25 @@ def claim_dead(run: RunDirectory) -> int | None:
                 return descriptor
             os.close(descriptor)
     return None
+
+
+def runs_with_traces(identity: Identity, environ: Mapping[str, str] | None = None) -> list[RunDirectory]:
+    """The runs that have not said that they are over, in no order: a few of perhaps thousands, which is why
+    each costs as little as possible here. ``NsharnessError`` when they cannot be listed."""
+    runs = state_home(identity, environ) / "runs"
+    try:
+        with identity.files(), os.scandir(runs) as entries:
+            found = [
+                entry.name
+                for entry in entries
+                if entry.is_dir(follow_symlinks=False)
+                and (os.path.lexists(f"{entry.path}/{LIVE}") or os.path.lexists(f"{entry.path}/{_NEW}"))
+            ]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise NsharnessError(f"cannot read {runs}", why=error.strerror or str(error)) from error
+    return [RunDirectory(name, runs / name, identity) for name in found]
 
 
 def traces(run: RunDirectory) -> tuple[Path, ...]:

@@ -22,8 +22,8 @@ from nsharness.linux import cgroups, fds
 from nsharness.linux.identity import Identity
 from nsharness.plan.limits import group_name
 from nsharness.supervisor.child import RUN_OPTION
-from nsharness.supervisor.claim import claim_dead, traces
-from nsharness.supervisor.state import RunDirectory, list_runs
+from nsharness.supervisor.claim import claim_dead, runs_with_traces, traces
+from nsharness.supervisor.state import RunDirectory
 
 INIT_TITLE: Final = "nsharness-init"
 _GROUPS: Final = group_name("")
@@ -60,7 +60,7 @@ def collect(
     ``everything`` also looks for empty control groups of runs that nobody knows any more. The records of a
     run stay. ``NsharnessError`` when the runs cannot be listed.
     """
-    runs = list_runs(identity, environ)
+    runs = runs_with_traces(identity, environ)
     # Looked at once, and only when some run is dead.
     processes, groups = cache(_processes), cache(_groups)
     found: list[Orphan] = []

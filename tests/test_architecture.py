@@ -40,6 +40,7 @@ CONFINED = {
 # proxy, it does not import them; what decides and what plans knows nothing of the kernel.
 LAYERS = {
     "errors": [],
+    "frozen": [],
     "audit": ["errors"],
     "policy": ["errors", "credentials"],
     "plan": ["errors"],
@@ -76,6 +77,7 @@ EXEMPT = {("nsharness.linux.chain", "nsharness.sandbox.gateway")}
 OTHER_PROGRAMS = {
     "nsharness_proxy": [
         "nsharness.errors",
+        "nsharness.frozen",
         "nsharness.policy",
         "nsharness.credentials",
         "nsharness.audit",
@@ -122,7 +124,7 @@ def test_every_package_of_nsharness_has_its_layer() -> None:
 
 @pytest.mark.parametrize("package", LAYERS)
 def test_a_package_uses_only_what_is_below_it(package: str) -> None:
-    allowed = [f"nsharness.{name}" for name in (package, *LAYERS[package])]
+    allowed = [f"nsharness.{name}" for name in (package, "frozen", *LAYERS[package])]
     wrong = [
         str(each)
         for each in imports()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nsharness.cli.profiles import additions, named, own_profile
 from nsharness.errors import NsharnessError
+from nsharness.frozen import frozen
 from nsharness.linux.identity import Identity
 from nsharness.linux.process import file_access_as
 from nsharness.policy.plain import PlainFiles, PlainProfile
@@ -23,7 +23,7 @@ _NAME: Final = "exec"
 """What a profile is called that nobody wrote."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Choice:
     """The profile as it will be applied, the one that was written, and where that is, without links; None for
     none.
@@ -57,7 +57,7 @@ def choose(options: argparse.Namespace, identity: Identity) -> Choice:
     return _with_profile(options, identity, cwd, path, own, shared)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Shared:
     """What the command line shares: ``folder`` where the profile names no other workspace."""
 

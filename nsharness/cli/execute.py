@@ -17,12 +17,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, Final
 
 from nsharness.cli.choice import Choice, choose
 from nsharness.cli.relay import Kept, Output, Relay
 from nsharness.errors import NsharnessError
+from nsharness.frozen import frozen
 from nsharness.linux.identity import Identity, current
 from nsharness.supervisor.answers import Answers
 from nsharness.supervisor.channel import Message
@@ -43,7 +43,7 @@ _DENIALS: Final = 100
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outcome:
     """How a run ended: the exit code, the error that ended it if one did, what is printed for ``--json``, and
     its folder."""
@@ -105,7 +105,7 @@ def perform(
     return Outcome(code, over, result, denials, session.run)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Opened:
     """A sandbox that runs, and what belongs to it."""
 

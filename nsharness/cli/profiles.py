@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from nsharness.frozen import field, frozen, replace
 from nsharness.linux.identity import Identity, current
 from nsharness.policy.extending import located, origin_of_rule
 from nsharness.supervisor.trust import TrustStore
@@ -26,7 +26,7 @@ OWN: Final = "user"
 _DEMO_UPSTREAMS: Final = {"wiki.local:80": "127.0.0.1:80", "webhook.local:80": "127.0.0.1:80"}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Chosen:
     """A profile and where it is from. ``at_run`` are the upstreams that only a run knows the ports of."""
 

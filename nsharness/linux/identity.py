@@ -6,10 +6,10 @@ import os
 import pwd
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nsharness.errors import NsharnessError
+from nsharness.frozen import frozen, replace
 from nsharness.linux.process import file_access_as
 
 # Above every range that distributions, systemd and container tools hand out (systemd's UIDS-GIDS document
@@ -17,7 +17,7 @@ from nsharness.linux.process import file_access_as
 _FREE_UIDS = range(0x7000_0000, 0x7FFF_FFFE)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Identity:
     """Whose files are used, and as whom the workload runs.
 

@@ -7,8 +7,7 @@ same in it, which ``written_out`` gives.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from nsharness.frozen import frozen
 from nsharness.policy.filesystem import PROTECTED
 
 TYPE_CHECKING = False
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from nsharness.policy.shape import RunProfile
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PlainFiles:
     """What is shared: see ``FilesystemSettings``."""
 
@@ -37,7 +36,7 @@ class PlainFiles:
     protect: tuple[str, ...] = PROTECTED
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PlainProfile:
     """A name and some shared folders."""
 

@@ -24,10 +24,10 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from nsharness.errors import ASK_DOCTOR, NsharnessError
+from nsharness.frozen import frozen
 from nsharness.linux import fds, libc, mounts, open_files, process, seccomp, userns
 from nsharness.plan import syscalls
 from nsharness.sandbox import gateway, init
@@ -41,7 +41,7 @@ _SANDBOX_NAMESPACES: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Waiting:
     """A first process that waits for its plan on the other end of ``offer``; it and its parent report on the
     pipe ``status``."""

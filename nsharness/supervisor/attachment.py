@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from nsharness.frozen import field, frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class Attachment:
     """One sandbox at the proxy: its listeners, its policy, where its audit lines go."""
 
@@ -15,8 +16,8 @@ class Attachment:
     listeners: tuple[int, ...]
     audit: int
     policy: Mapping[str, Any]
-    bearer: str | None = field(repr=False)
-    client: tuple[str, str] | None = field(default=None, repr=False)
+    bearer: str | None = field(shown=False)
+    client: tuple[str, str] | None = field(default=None, shown=False)
     """The certificate by which the sandbox identifies itself, and its key; PEM."""
 
     @property

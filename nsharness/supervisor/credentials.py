@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nsharness.credentials.nothing import empty_map
 from nsharness.credentials.place import secrets_folder
 from nsharness.errors import NsharnessError
+from nsharness.frozen import frozen, replace
 from nsharness.linux import fds
 from nsharness.linux.identity import Identity
 from nsharness.supervisor.early import Early
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nsharness.policy.shape import RunProfile
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ensured:
     """A secret that is made where it does not exist: ``prefix`` and 32 random characters."""
 
@@ -28,7 +28,7 @@ class Ensured:
     prefix: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Credentials:
     """What the resolver left: the sealed map, and everything about it but the values."""
 

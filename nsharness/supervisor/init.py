@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nsharness.errors import NsharnessError
+from nsharness.frozen import frozen
 from nsharness.linux import fds
 from nsharness.supervisor.channel import Channel, Message
 from nsharness.supervisor.hub import Hub
@@ -31,7 +32,7 @@ class Process:
     """The other end of the terminal that it was given; whoever started it closes it."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Terminal:
     """A terminal for a program: its window, and which of the streams 0, 1, 2 it takes the place of."""
 

@@ -7,10 +7,10 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from nsharness.errors import NsharnessError
+from nsharness.frozen import frozen
 from nsharness.linux import cgroups, fds
 from nsharness.plan.limits import Group, Limit, LimitFacts, LimitPlan, Limits, choose
 from nsharness.supervisor.hub import Action, Hub
@@ -19,7 +19,7 @@ _KILLED: Final = 128 + signal.SIGKILL
 _TIMED_OUT: Final = 124
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hit:
     """A limit that was reached; ``ended`` when the sandbox was ended for it, ``count`` how often it was."""
 

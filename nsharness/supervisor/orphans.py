@@ -12,12 +12,12 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal
 
+from nsharness.frozen import frozen
 from nsharness.linux import cgroups, fds
 from nsharness.linux.identity import Identity
 from nsharness.plan.limits import group_name
@@ -31,7 +31,7 @@ _KILL_SECONDS: Final = 5.0
 _FRESH_SECONDS: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Orphan:
     """One thing that was left behind; ``gone`` once it is no more. A ``record`` is a missing result."""
 

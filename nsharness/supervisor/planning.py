@@ -10,13 +10,13 @@ import itertools
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import nsharness
 from nsharness.credentials.place import secrets_folder
 from nsharness.errors import NsharnessError
+from nsharness.frozen import replace
 from nsharness.linux import open_files
 from nsharness.linux.identity import Identity
 from nsharness.plan.compose import Request, compose, protectable

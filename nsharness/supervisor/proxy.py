@@ -13,10 +13,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from nsharness.errors import NsharnessError
+from nsharness.frozen import replace
 from nsharness.linux import fds
 from nsharness.policy.certifying import certifies
 from nsharness.supervisor.attachment import Attachment

@@ -10,9 +10,9 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from nsharness.frozen import frozen
 from nsharness.supervisor.channel import Message
 
 State = Literal["waiting", "unanswered", "allowed", "denied"]
@@ -20,7 +20,7 @@ _MAX_KEPT: Final = 200
 """Twice as many as the proxy asks in one run."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Question:
     """May ``sandbox`` reach ``host``? It waits until ``until``, in seconds of the monotonic clock. Method,
     scheme and port are those of the first request that waits."""

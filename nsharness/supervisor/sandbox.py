@@ -9,10 +9,10 @@ import stat
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from nsharness.errors import NsharnessError
+from nsharness.frozen import frozen, replace
 from nsharness.linux import fds
 from nsharness.plan.limits import LimitPlan
 from nsharness.plan.steps import Plan
@@ -36,7 +36,7 @@ _FILE_SECONDS: Final = 30.0
 _WORDS: Final = 8_192  # Of what a program complains about: a path and a little more.
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Completed:
     """How one program ended: exit code (128 + n for signal n, 124 after a timeout) and what it wrote."""
 

@@ -18,10 +18,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Final
 
 from nsharness.errors import NsharnessError
+from nsharness.frozen import frozen, replace
 from nsharness.linux import fds
 from nsharness.supervisor.bounded import OUTPUT_LIMIT, BoundedOutput
 from nsharness.supervisor.cancel import Cancel
@@ -51,7 +51,7 @@ _ABORT_STEP: Final = 0.05  # Seconds between two signals while a command is bein
 _ABORT_LIMIT: Final = 2.0  # Seconds until the shell itself is given up.
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ShellResult:
     """How one command ended; ``cwd`` is where the shell is afterwards.
 

@@ -11,11 +11,11 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nsharness.errors import NsharnessError
+from nsharness.frozen import frozen
 from nsharness.linux.identity import Identity
 from nsharness.supervisor.token import new_token
 
@@ -29,7 +29,7 @@ def state_home(identity: Identity, environ: Mapping[str, str] | None = None) -> 
     return base / "nsharness"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunDirectory:
     """The folder of one run."""
 

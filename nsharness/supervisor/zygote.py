@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from nsharness.errors import ASK_DOCTOR, NsharnessError
+from nsharness.frozen import frozen
 from nsharness.linux import fds
 from nsharness.plan.steps import Plan
 from nsharness.supervisor.channel import Channel, Message
@@ -17,7 +17,7 @@ from nsharness.supervisor.hub import Hub
 _START_SECONDS = 30.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GatewayHandle:
     """A gateway that the zygote keeps, and its listening sockets, which are ours."""
 
@@ -25,7 +25,7 @@ class GatewayHandle:
     listeners: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InitHandle:
     """A sandbox's PID 1: its pid on the host, and a descriptor that stays true when the pid is reused."""
 

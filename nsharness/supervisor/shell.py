@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import signal
 import threading
 import time
@@ -255,7 +254,7 @@ class Shell:
             if cancel.given:
                 return ShellResult(CANCELLED_CODE, "", "", self._cwd or "")
             bash, note = self._current()
-            tag = secrets.token_hex(8)
+            tag = os.urandom(8).hex()
             with bash.changed:
                 bash.records.clear()
             deadline = time.monotonic() + timeout

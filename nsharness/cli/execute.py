@@ -130,6 +130,7 @@ def opened(
         resolve(profile, identity, early=options.early) as credentials,
         Session(profile.name, reporter=reporter, identity=identity, early=options.early) as session,
         NamespaceProxy(session, profile, credentials, on_denial=on_denial) as proxy,
+        session.last_sandbox(),
         NamespaceSandbox(session, profile, proxy) as sandbox,
         contextlib.nullcontext(
             Reloader(lambda: select().profile, profile, proxy, session.reporter)

@@ -74,14 +74,18 @@ class Child:
         lines = tail.decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else ""
 
+    def kill(self) -> None:
+        """End it at once (SIGKILL), which is not waited for."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
     def end(self, grace: float = 2.0) -> None:
         """Wait up to ``grace`` seconds for it to end by itself, then kill it. Idempotent."""
         if self._stderr < 0:
             return
         # Not by subprocess, which looks at times that grow.
         if self._process.poll() is None and not fds.await_readable(self.pidfd, grace):
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            self.kill()
         self._process.wait()
         self._last_words = self.complaint()
         os.close(self.pidfd)

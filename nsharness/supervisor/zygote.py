@@ -121,6 +121,10 @@ class Zygote:
             self._child.end(1.0)
             raise NsharnessError("the zygote ended unexpectedly", why=self._child.complaint()) from None
 
+    def dismiss(self) -> None:
+        """Nothing more is asked for: it ends, which is not waited for. Idempotent."""
+        self._channel.close()
+
     def close(self) -> None:
         """End it. Idempotent."""
         self._channel.close()

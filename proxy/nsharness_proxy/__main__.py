@@ -29,6 +29,7 @@ from nsharness_proxy.report import Report, describe
 
 if TYPE_CHECKING:
     from nsharness.credentials.map import CredentialMap
+    from nsharness_proxy.tls import HostSide
 
 # What is imported when the supervisor says start, or before, where it has the time.
 _LATER: Final = ("asyncio", "uvloop", "nsharness_proxy.engine", "nsharness_proxy.loader")
@@ -64,14 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(control: Control, report: Report, credentials_fd: int) -> int:
     """The life of the process; the exit status."""
     authorities = Authorities(control.send, report)
+    host_tls: HostSide | None = None
     message, descriptors = control.receive()
     while message is not None and message.get("op") in ("authority", "import"):
         try:
             if message["op"] == "import":
                 for name in _LATER:
                     import_module(name)
-                # The first certificate takes longer than all others.
-                CertificateAuthority.create()
+                host_tls = import_module("nsharness_proxy.tls").rehearsed(CertificateAuthority.create())
             else:
                 authorities.add(message, descriptors)
         finally:
@@ -97,12 +98,16 @@ def run(control: Control, report: Report, credentials_fd: int) -> int:
     from nsharness_proxy.engine import Engine
     from nsharness_proxy.late import Imports
     from nsharness_proxy.loader import Loader
+    from nsharness_proxy.tls import rehearsed
 
     imports = Imports(report)
     mitmproxy = Loader(imports, report)
     if authorities.want_mitmproxy:
         mitmproxy.now()
-    engine = Engine(authorities, credentials, control, report, mitmproxy)
+    # What was loaded ahead may have been so for hours.
+    if host_tls is None or not host_tls.is_current():
+        host_tls = rehearsed(CertificateAuthority.create())
+    engine = Engine(authorities, credentials, control, report, mitmproxy, host_tls)
     imports.close()
     give_up_privileges(message.get("uid"), message.get("gid"))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

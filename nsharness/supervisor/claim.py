@@ -108,13 +108,18 @@ def runs_with_traces(identity: Identity, environ: Mapping[str, str] | None = Non
                 entry.name
                 for entry in entries
                 if entry.is_dir(follow_symlinks=False)
-                and (os.path.lexists(f"{entry.path}/{LIVE}") or os.path.lexists(f"{entry.path}/{_NEW}"))
+                and (_is_there(f"{entry.path}/{LIVE}") or _is_there(f"{entry.path}/{_NEW}"))
             ]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise NsharnessError(f"cannot read {runs}", why=error.strerror or str(error)) from error
     return [RunDirectory(name, runs / name, identity) for name in found]
+
+
+def _is_there(path: str) -> bool:
+    # Where it mostly is not, access(2) takes half the time of lstat(2) and its exception.
+    return os.access(path, os.F_OK, follow_symlinks=False)
 
 
 def traces(run: RunDirectory) -> tuple[Path, ...]:

@@ -127,7 +127,8 @@ def _rehearse() -> None:
     from nsharness.policy.plain import PlainProfile, written_out
     from nsharness.supervisor.planning import plan_for
 
-    parser().parse_args(["exec", "--", "true"])
+    for words in (["exec", "--", "true"], ["shell"], ["run", "stage4"]):
+        parser(words[0]).parse_args(words)
     with contextlib.suppress(OSError, NsharnessError):
         profile = PlainProfile("rehearsal")
         written_out(profile).policy_json({})

@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None, early: Early | None = None) -> 
     workload's own, or 124 to 127 as env(1) uses them."""
     _leave_no_bytecode_of_root()
     try:
-        options = parser().parse_args(arguments)
+        words = sys.argv[1:] if arguments is None else arguments
+        wanted = words[0] if words and words[0] in _COMMANDS else None
+        options = parser(wanted).parse_args(words)
         for number in _ENDING_SIGNALS:
             # Who started us may want it ignored: nohup(1), or a shell that put us into the background.
             if signal.getsignal(number) is not signal.SIG_IGN:

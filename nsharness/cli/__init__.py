@@ -37,6 +37,11 @@ def _run(arguments: Sequence[str] | None) -> int:
             file=sys.stderr,
         )
         return 125
+    if (sys.argv[1:] if arguments is None else arguments) == ["--version"]:
+        from nsharness import __version__
+
+        print(f"nsharness {__version__}")
+        return 0
     if arguments is None and sys.argv[1:]:
         from nsharness.background.client import ask
 

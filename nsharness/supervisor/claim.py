@@ -99,13 +99,13 @@ def claim_dead(run: RunDirectory) -> int | None:
 
 
 def runs_with_traces(identity: Identity, environ: Mapping[str, str] | None = None) -> list[RunDirectory]:
-    """The runs that have not said that they are over, in no order: a few of perhaps thousands, which is why
-    each costs as little as possible here. ``NsharnessError`` when they cannot be listed."""
+    """The runs that have not said that they are over, oldest first: a few of perhaps thousands, which is why
+    each of the others costs as little as possible. ``NsharnessError`` when they cannot be listed."""
     runs = state_home(identity, environ) / "runs"
     try:
         with identity.files(), os.scandir(runs) as entries:
             found = [
-                entry.name
+                (entry.stat(follow_symlinks=False).st_mtime_ns, entry.name)
                 for entry in entries
                 if entry.is_dir(follow_symlinks=False)
                 and (_is_there(f"{entry.path}/{LIVE}") or _is_there(f"{entry.path}/{_NEW}"))
@@ -114,7 +114,7 @@ def runs_with_traces(identity: Identity, environ: Mapping[str, str] | None = Non
         return []
     except OSError as error:
         raise NsharnessError(f"cannot read {runs}", why=error.strerror or str(error)) from error
-    return [RunDirectory(name, runs / name, identity) for name in found]
+    return [RunDirectory(name, runs / name, identity) for _, name in sorted(found)]
 
 
 def _is_there(path: str) -> bool:

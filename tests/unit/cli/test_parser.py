@@ -6,6 +6,7 @@ import argparse
 
 import pytest
 
+from nsharness.cli import main
 from nsharness.cli.command import _COMMANDS
 from nsharness.cli.parser import parser
 
@@ -16,19 +17,19 @@ def of(command: str, made: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return found
 
 
+def shown(made: argparse.ArgumentParser) -> list[str]:
+    return [repr(each) for each in made._actions if not isinstance(each, argparse._SubParsersAction)]
+
+
 @pytest.mark.parametrize("command", sorted(_COMMANDS))
 def test_alone_and_among_all_it_takes_the_same(command: str) -> None:
     alone, among = of(command, parser(command)), of(command, parser())
     assert alone.format_help() == among.format_help()
     assert alone._defaults == among._defaults
-    assert [
-        repr(action) for action in alone._actions if not isinstance(action, argparse._SubParsersAction)
-    ] == [repr(action) for action in among._actions if not isinstance(action, argparse._SubParsersAction)]
+    assert shown(alone) == shown(among)
 
 
 def test_an_unknown_command_is_told_all_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
-    from nsharness.cli import main
-
     with pytest.raises(SystemExit):
         main(["exce", "--", "true"])
     told = capsys.readouterr().err
@@ -36,8 +37,6 @@ def test_an_unknown_command_is_told_all_that_there_are(capsys: pytest.CaptureFix
 
 
 def test_help_has_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    from nsharness.cli import main
-
     with pytest.raises(SystemExit):
         main(["--help"])
     told = capsys.readouterr().out

@@ -10,6 +10,7 @@ classes share their functions. What only processes that live long import has no 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any, Final, dataclass_transform
 
 _MISSING: Final = object()
@@ -60,19 +61,27 @@ def frozen[T](cls: type[T]) -> type[T]:
     }
     if "__repr__" not in namespace:
         namespace["__repr__"] = _repr
-    made: type[T] = type(cls.__name__, cls.__bases__, namespace)
-    return made
+    made: Any = type(cls.__name__, cls.__bases__, namespace)
+    # What the functions below have of each class: how its slots are filled, and how they are read.
+    made.__frozen_setters__ = tuple((name, getattr(made, name).__set__) for name in names)
+    made.__frozen_values__ = attrgetter(*names) if names else lambda _: ()
+    frozen_class: type[T] = made
+    return frozen_class
 
 
 def replace[T](value: T, **changes: Any) -> T:
     """The same value with some fields changed."""
-    names = type(value).__match_args__  # type: ignore[attr-defined]
-    return type(value)(**{name: getattr(value, name) for name in names} | changes)
+    return type(value)(**fields_of(value) | changes)
+
+
+def fields_of(value: object) -> dict[str, Any]:
+    """The fields by name, as they are."""
+    return {name: getattr(value, name) for name, _ in type(value).__frozen_setters__}  # type: ignore[attr-defined]
 
 
 def as_dict(value: object) -> dict[str, Any]:
-    """The fields by name, and of frozen values in them, also in tuples, lists and mappings, the same."""
-    return {name: _plain(getattr(value, name)) for name in type(value).__match_args__}  # type: ignore[attr-defined]
+    """The fields by name, and of frozen values in them, also in tuples, lists and dictionaries, the same."""
+    return {name: _plain(inner) for name, inner in fields_of(value).items()}
 
 
 def _plain(value: object) -> object:
@@ -91,23 +100,34 @@ def _as_field(default: object) -> _Field:
 
 def _init(self: Any, *values: object, **named: object) -> None:
     kind = type(self)
-    names = kind.__match_args__
-    if len(values) > len(names):
-        raise TypeError(f"{kind.__name__} takes {len(names)} values, not {len(values)}")
-    for place, (name, field) in enumerate(kind.__frozen_fields__.items()):
-        if place < len(values):
-            value = values[place]
-        elif name in named:
-            value = named.pop(name)
+    setters = kind.__frozen_setters__
+    if values:
+        for (name, _), value in zip(setters, values, strict=False):
+            if name in named:
+                raise TypeError(f"{kind.__name__} is given {name} twice")
+            named[name] = value
+        if len(values) > len(setters):
+            raise TypeError(f"{kind.__name__} has {len(setters)} fields, and is given {len(values)}")
+    left = len(named)
+    for name, set_slot in setters:
+        if name in named:
+            set_slot(self, named[name])
+            left -= 1
         else:
-            value = field.factory() if field.factory is not None else field.default
-            if value is _MISSING:
-                raise TypeError(f"{kind.__name__} needs a value for {name}")
-        object.__setattr__(self, name, value)
-    if named:
-        raise TypeError(f"{kind.__name__} has no field {next(iter(named))}, or was given it twice")
+            set_slot(self, _default(kind, name))
+    if left:
+        known = dict(setters)
+        raise TypeError(f"{kind.__name__} has no field {next(name for name in named if name not in known)}")
     if hasattr(kind, "__post_init__"):
         self.__post_init__()
+
+
+def _default(kind: Any, name: str) -> object:
+    field = kind.__frozen_fields__[name]
+    value = field.factory() if field.factory is not None else field.default
+    if value is _MISSING:
+        raise TypeError(f"{kind.__name__} needs a value for {name}")
+    return value
 
 
 def _refuse_set(self: object, name: str, _: object) -> None:
@@ -119,22 +139,23 @@ def _refuse_delete(self: object, name: str) -> None:
 
 
 def _values(self: Any) -> tuple[object, ...]:
-    return tuple(getattr(self, name) for name in type(self).__match_args__)
+    return tuple(fields_of(self).values())
 
 
 def _restore(self: Any, values: tuple[object, ...]) -> None:
-    for name, value in zip(type(self).__match_args__, values, strict=True):
-        object.__setattr__(self, name, value)
+    for (_, set_slot), value in zip(type(self).__frozen_setters__, values, strict=True):
+        set_slot(self, value)
 
 
 def _equals(self: object, other: object) -> Any:
     if type(self) is not type(other):
         return NotImplemented
-    return _values(self) == _values(other)
+    values = type(self).__frozen_values__  # type: ignore[attr-defined]
+    return values(self) == values(other)
 
 
 def _hash(self: object) -> int:
-    return hash(_values(self))
+    return hash(type(self).__frozen_values__(self))  # type: ignore[attr-defined]
 
 
 def _repr(self: Any) -> str:

@@ -123,12 +123,17 @@ def _serve(options: argparse.Namespace, started: Callable[[], None]) -> None:
 
 def _rehearse() -> None:
     """What a run does before there is anything of its own in it."""
+    from nsharness.linux.signals import prompt_handlers
     from nsharness.plan.limits import LimitPlan
     from nsharness.policy.plain import PlainProfile, written_out
+    from nsharness.supervisor.hub import Hub
     from nsharness.supervisor.planning import plan_for
 
     for words in (["exec", "--", "true"], ["shell"], ["run", "stage4"]):
         parser(words[0]).parse_args(words)
+    # Threads leave their stacks and memory to the next ones.
+    with prompt_handlers(), Hub(lambda _: None) as hub:
+        hub.flush()
     with contextlib.suppress(OSError, NsharnessError):
         profile = PlainProfile("rehearsal")
         written_out(profile).policy_json({})

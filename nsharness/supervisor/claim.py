@@ -98,9 +98,12 @@ def claim_dead(run: RunDirectory) -> int | None:
     return None
 
 
-def runs_with_traces(identity: Identity, environ: Mapping[str, str] | None = None) -> list[RunDirectory]:
+def runs_with_traces(
+    identity: Identity, environ: Mapping[str, str] | None = None, *, beginning: bool = False
+) -> list[RunDirectory]:
     """The runs that have not said that they are over, oldest first: a few of perhaps thousands, which is why
-    each of the others costs as little as possible. ``NsharnessError`` when they cannot be listed."""
+    each of the others costs one call. Those that are just ``beginning``, or were killed then, only where
+    wanted. ``NsharnessError`` when they cannot be listed."""
     runs = state_home(identity, environ) / "runs"
     try:
         with identity.files(), os.scandir(runs) as entries:
@@ -108,7 +111,7 @@ def runs_with_traces(identity: Identity, environ: Mapping[str, str] | None = Non
                 (entry.stat(follow_symlinks=False).st_mtime_ns, entry.name)
                 for entry in entries
                 if entry.is_dir(follow_symlinks=False)
-                and (_is_there(f"{entry.path}/{LIVE}") or _is_there(f"{entry.path}/{_NEW}"))
+                and (_is_there(f"{entry.path}/{LIVE}") or (beginning and _is_there(f"{entry.path}/{_NEW}")))
             ]
     except FileNotFoundError:
         return []

@@ -57,10 +57,11 @@ def collect(
 ) -> list[Orphan]:
     """Find what this owner's dead runs have left, and remove it unless ``dry_run``. Idempotent.
 
-    ``everything`` also looks for empty control groups of runs that nobody knows any more. The records of a
-    run stay. ``NsharnessError`` when the runs cannot be listed.
+    ``everything`` also looks for empty control groups of runs that nobody knows any more, and at runs that
+    were killed before there was anything of them but a folder. The records of a run stay. ``NsharnessError``
+    when the runs cannot be listed.
     """
-    runs = runs_with_traces(identity, environ)
+    runs = runs_with_traces(identity, environ, beginning=everything)
     # Looked at once, and only when some run is dead.
     processes, groups = cache(_processes), cache(_groups)
     found: list[Orphan] = []

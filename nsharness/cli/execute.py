@@ -91,6 +91,10 @@ def perform(
         asking = _asking(relay, run) if chosen.profile.unknown == "ask" else contextlib.nullcontext()
         code, in_time = _run(sandbox, relay, _argv(options), environment, options.timeout, asking)
         session.hub.flush()
+        if why := run.proxy.given_up:
+            # It was denied everything since; the exit code is the program's all the same.
+            failed = NsharnessError("there was no proxy", why=why, hint="nsharness doctor, or try with -v")
+            print(f"nsharness: {failed}", file=sys.stderr)
         over = sandbox.ended_by  # A limit of the profile, which the program's own end only follows from.
         code = code if over is None else over.exit_code
         result = {

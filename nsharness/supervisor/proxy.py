@@ -114,6 +114,11 @@ class NamespaceProxy:
         """The pid of the proxy process that runs now."""
         return self._child.pid
 
+    @property
+    def given_up(self) -> str:
+        """Why there is no proxy any more, and will be none; empty as long as there is."""
+        return self._failure or "it ended" if self._given_up else ""
+
     def _launch(self) -> None:
         """Start a proxy process and hand it everything; also the way back after a death."""
         self._serving.clear()

@@ -75,6 +75,23 @@ def test_the_end_of_a_run_does_not_wait_for_a_proxy_that_has_served_nobody(early
     assert not alive(proxy_pid)
 
 
+def test_a_proxy_that_never_comes_leaves_a_sandbox_that_reaches_nothing(early: Early) -> None:
+    profile, identity = PlainProfile("exec"), current()
+    os.kill(early._started["proxy"].child.pid, signal.SIGSTOP)
+    with (
+        resolve(profile, identity, early=early) as credentials,
+        Session(profile.name, identity=identity, early=early) as session,
+        NamespaceProxy(session, profile, credentials) as proxy,
+        NamespaceSandbox(session, profile, proxy) as box,
+    ):
+        assert not proxy.given_up
+        os.kill(proxy.pid, signal.SIGKILL)
+        assert eventually(lambda: proxy.given_up)
+        assert box.run(["true"]).exit_code == 0
+        refused = 7  # EXIT CODES in curl(1)
+        assert box.run([*_ASK[:-1], "http://192.0.2.1/"]).exit_code == refused
+
+
 def test_helpers_that_nobody_takes_end_with_the_block() -> None:
     with Early() as early:
         early.start_proxy()

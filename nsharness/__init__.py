@@ -3,7 +3,7 @@
 Read in this order: ``policy`` (what may be asked for), ``credentials`` (what is attached to it), ``plan``
 (what a sandbox is), ``linux`` (the kernel facilities), ``sandbox`` (the processes that apply the plan),
 ``supervisor`` (who starts and ends them), ``tools`` (what a model sees of it), ``agent`` and ``stages``
-(what runs inside), ``cli``.
+(what runs inside), ``cli``. All of them use ``errors`` and ``frozen``.
 
 The names below are loaded when they are first used: importing nsharness costs nothing.
 """

@@ -16,6 +16,7 @@ CONFINED = {
     "prctl": ["nsharness.linux"],
     "pydantic": [
         "nsharness.policy.commandline",
+        "nsharness.policy.connecting",
         "nsharness.policy.profile",
         "nsharness.policy.resources",
         "nsharness.policy.narrowing",
@@ -39,6 +40,7 @@ CONFINED = {
 # proxy, it does not import them; what decides and what plans knows nothing of the kernel.
 LAYERS = {
     "errors": [],
+    "frozen": [],
     "audit": ["errors"],
     "policy": ["errors", "credentials"],
     "plan": ["errors"],
@@ -75,6 +77,7 @@ EXEMPT = {("nsharness.linux.chain", "nsharness.sandbox.gateway")}
 OTHER_PROGRAMS = {
     "nsharness_proxy": [
         "nsharness.errors",
+        "nsharness.frozen",
         "nsharness.policy",
         "nsharness.credentials",
         "nsharness.audit",
@@ -121,7 +124,7 @@ def test_every_package_of_nsharness_has_its_layer() -> None:
 
 @pytest.mark.parametrize("package", LAYERS)
 def test_a_package_uses_only_what_is_below_it(package: str) -> None:
-    allowed = [f"nsharness.{name}" for name in (package, *LAYERS[package])]
+    allowed = [f"nsharness.{name}" for name in (package, "frozen", *LAYERS[package])]
     wrong = [
         str(each)
         for each in imports()
@@ -175,6 +178,13 @@ def test_the_proxy_starts_without_what_only_some_connections_need() -> None:
     )
     assert {"nsharness_proxy", "uvloop", "OpenSSL"} <= loaded
     assert loaded & {"mitmproxy", "mitmproxy_rs", "h11", "h2", "pydantic", "pyroute2"} == set()
+
+
+def test_a_run_without_a_profile_loads_nothing_heavy() -> None:
+    """What reads profiles would take as long to load as a sandbox takes to start; and each of the others
+    would be a tenth of what is loaded."""
+    loaded = loaded_by("import nsharness.cli.execute, nsharness.policy.plain")
+    assert loaded & (HEAVY | {"dataclasses", "logging", "tomllib", "cryptography", "secrets"}) == set()
 
 
 def test_the_zygote_imports_neither_credentials_nor_policy() -> None:

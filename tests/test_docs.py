@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from nsharness.linux.probe import REQUIRED
+from nsharness.policy.connecting import NetworkSettings
 from nsharness.policy.load import load_profile
-from nsharness.policy.profile import Bound, NetworkSettings, Profile, SandboxProxyRule
+from nsharness.policy.profile import Bound, Profile, SandboxProxyRule
 from nsharness.policy.resources import LimitSettings
 from nsharness.policy.schema import schema_table
 from nsharness.policy.sharing import PrivilegeSettings

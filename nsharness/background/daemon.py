@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,7 +55,7 @@ class Daemon:
         self._wanted = spares
         self._idle = idle
         self._ours: Surroundings = surroundings()
-        self._code = _code()
+        self._code = Code(_PACKAGES)
         self._selector = selectors.DefaultSelector()
         self._spares: list[_Spare] = []
         self._deaths = 0
@@ -118,7 +118,7 @@ class Daemon:
         """Why a client gets nothing; None where it may have a run."""
         if uid != os.getuid():
             return "it is another user's"
-        if _code() != self._code:
+        if not self._code.is_the_same():
             # Another version has been installed: the next client starts from that.
             self._ending = True
             return "the code has changed"
@@ -202,17 +202,58 @@ class Daemon:
         self._refill_at = time.monotonic() + pause
 
 
-def _code() -> tuple[tuple[str, int, int], ...]:
-    """The files that our programs consist of, and which state of them."""
-    found = []
-    for package in _PACKAGES:
-        for place, _, names in os.walk(package):
-            for name in names:
-                if name.endswith((".py", ".toml")):
-                    with contextlib.suppress(OSError):
-                        status = os.stat(f"{place}/{name}")  # noqa: PTH116 - while a client waits
-                        found.append((f"{place}/{name}", status.st_mtime_ns, status.st_ino))
-    return tuple(found)
+class Code:
+    """The files that our programs consist of, and which state of them.
+
+    A client waits while they are looked at: as long as no folder has changed there are the same files in
+    them, and those need not be searched for.
+    """
+
+    def __init__(self, packages: Sequence[str]) -> None:
+        self._packages = packages
+        self._folders, self._files = _searched(packages)
+
+    def is_the_same(self) -> bool:
+        """Whether none was changed, none has gone and none has come."""
+        if _states(self._files) != self._files:
+            return False
+        if _states(self._folders) != self._folders:
+            folders, files = _searched(self._packages)
+            if files != self._files:
+                return False
+            self._folders = folders  # It was bytecode, say.
+        return True
+
+
+type _States = dict[str, tuple[int, int]]
+
+
+def _searched(packages: Sequence[str]) -> tuple[_States, _States]:
+    folders: _States = {}
+    files: list[str] = []
+
+    def look(folder: str) -> None:
+        # Before what is in it: what comes meanwhile is seen the next time.
+        folders.update(_states([folder]))
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith((".py", ".toml")):
+                    files.append(entry.path)
+                elif entry.name != "__pycache__" and entry.is_dir(follow_symlinks=False):
+                    look(entry.path)
+
+    for package in packages:
+        look(package)
+    return folders, _states(files)
+
+
+def _states(paths: Iterable[str]) -> _States:
+    found = {}
+    for path in paths:
+        with contextlib.suppress(OSError):
+            status = os.stat(path)  # noqa: PTH116 - while a client waits
+            found[path] = (status.st_mtime_ns, status.st_ino)
+    return found
 
 
 def _package(name: str) -> str:

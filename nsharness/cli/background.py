@@ -22,10 +22,25 @@ from nsharness.errors import NsharnessError
 from nsharness.linux.identity import current
 
 _END_SECONDS: Final = 10.0
-# What a run imports, so that none has to.
+# What a run imports, also what not every run needs, so that none has to.
 _AHEAD: Final = (
+    "nsharness.cli.asking",
     "nsharness.cli.execute",
     "nsharness.cli.run",
+    "nsharness.credentials.build",
+    "nsharness.credentials.kinds",
+    "nsharness.credentials.placeholder",
+    "nsharness.linux.probe",
+    "nsharness.policy.asking",
+    "nsharness.policy.commandline",
+    "nsharness.policy.load",
+    "nsharness.policy.narrowing",
+    "nsharness.policy.uninjected",
+    "nsharness.presets.filling",
+    "nsharness.presets.settings",
+    "nsharness.supervisor.amend",
+    "nsharness.supervisor.layers",
+    "nsharness.supervisor.reload",
     "nsharness.stages.stage4.flow",
     "nsharness.agent.checkpoints",
     "nsharness.agent.loop",
@@ -108,14 +123,20 @@ def _serve(options: argparse.Namespace, started: Callable[[], None]) -> None:
 
 def _rehearse() -> None:
     """What a run does before there is anything of its own in it."""
+    from nsharness.linux.signals import prompt_handlers
     from nsharness.plan.limits import LimitPlan
-    from nsharness.policy.profile import Profile
+    from nsharness.policy.plain import PlainProfile, written_out
+    from nsharness.supervisor.hub import Hub
     from nsharness.supervisor.planning import plan_for
 
-    parser().parse_args(["exec", "--", "true"])
+    for words in (["exec", "--", "true"], ["shell"], ["run", "stage4"]):
+        parser(words[0]).parse_args(words)
+    # Threads leave their stacks and memory to the next ones.
+    with prompt_handlers(), Hub(lambda _: None) as hub:
+        hub.flush()
     with contextlib.suppress(OSError, NsharnessError):
-        profile = Profile(name="rehearsal")
-        profile.to_policy().to_json()
+        profile = PlainProfile("rehearsal")
+        written_out(profile).policy_json({})
         limits = LimitPlan()
         plan = plan_for(
             profile, current(), sandbox=profile.name, ca_pem="", environment={}, limits=limits, overlay=""

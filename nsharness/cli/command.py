@@ -12,8 +12,10 @@ from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from nsharness.cli import EARLY, is_set_id
 from nsharness.cli.parser import parser
 from nsharness.errors import ASK_DOCTOR, NsharnessError
+from nsharness.linux.installation import bytecode_would_be_foreign
 
 if TYPE_CHECKING:
     from nsharness.supervisor.early import Early
@@ -34,7 +36,9 @@ def main(arguments: Sequence[str] | None = None, early: Early | None = None) -> 
     workload's own, or 124 to 127 as env(1) uses them."""
     _leave_no_bytecode_of_root()
     try:
-        options = parser().parse_args(arguments)
+        words = sys.argv[1:] if arguments is None else arguments
+        wanted = words[0] if words and words[0] in _COMMANDS else None
+        options = parser(wanted).parse_args(words)
         for number in _ENDING_SIGNALS:
             # Who started us may want it ignored: nohup(1), or a shell that put us into the background.
             if signal.getsignal(number) is not signal.SIG_IGN:
@@ -83,12 +87,10 @@ def _leave_no_bytecode_of_root() -> None:
 
     What the imports before this line have written already is given to the owner of the source.
     """
-    if os.geteuid() != 0:
+    if not bytecode_would_be_foreign():
         return
     from pathlib import Path
 
-    if Path(__file__).stat().st_uid == Path(os.__file__).stat().st_uid == 0:
-        return
     sys.dont_write_bytecode = True
     for module in list(sys.modules.values()):
         spec = getattr(module, "__spec__", None)
@@ -139,8 +141,8 @@ _COMMANDS: Final = {
 }
 _WAITING: Final = frozenset({"enter", "exec", "learn", "mcp", "run", "shell"})
 """Commands that wait for others, in which a signal must not wait as well."""
-_EARLY: Final = frozenset({"exec", "learn", "mcp", "run", "shell"})
-"""Commands that need a zygote and a proxy whatever their arguments say."""
+_PERHAPS_PLAIN: Final = frozenset({"exec", "shell"})
+"""Of those that make a sandbox, those that may do so without waiting for its proxy."""
 
 
 def _dispatch(options: argparse.Namespace, early: Early | None = None) -> int:
@@ -150,15 +152,21 @@ def _dispatch(options: argparse.Namespace, early: Early | None = None) -> int:
         from nsharness.linux.process import make_undumpable
 
         make_undumpable()
-    if name not in _EARLY or os.getuid() != os.geteuid() or os.getgid() != os.getegid():
+    if name not in EARLY or is_set_id():
         return _call(name, options)
     if early is not None:
-        options.early = early
-        return _call(name, options)
+        return _with(early, name, options)
     from nsharness.supervisor.early import Early as Helpers
 
-    with Helpers() as options.early:
-        return _call(name, options)
+    with Helpers() as helpers:
+        return _with(helpers, name, options)
+
+
+def _with(early: Early, name: str, options: argparse.Namespace) -> int:
+    options.early = early
+    if name not in _PERHAPS_PLAIN:
+        early.start_proxy()
+    return _call(name, options)
 
 
 def _call(name: str, options: argparse.Namespace) -> int:

@@ -16,21 +16,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
-from nsharness.cli.asking import Asker
-from nsharness.cli.profiles import additions, named, own_profile
+from nsharness.cli.choice import Choice, choose
 from nsharness.cli.relay import Kept, Output, Relay
 from nsharness.errors import NsharnessError
+from nsharness.frozen import frozen
 from nsharness.linux.identity import Identity, current
-from nsharness.linux.process import file_access_as
-from nsharness.policy.commandline import adjusted
-from nsharness.policy.load import Loaded, load
-from nsharness.policy.narrowing import narrowed
-from nsharness.policy.profile import Profile
-from nsharness.supervisor.amend import ProfileFile
 from nsharness.supervisor.answers import Answers
 from nsharness.supervisor.channel import Message
 from nsharness.supervisor.console import Console, Silent
@@ -42,7 +35,6 @@ from nsharness.supervisor.reload import Reloader
 from nsharness.supervisor.sandbox import NamespaceSandbox
 from nsharness.supervisor.session import Session
 from nsharness.supervisor.state import RunDirectory
-from nsharness.supervisor.trust import TrustStore, find_profile
 
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _TIMED_OUT: Final = 124
@@ -51,7 +43,7 @@ _DENIALS: Final = 100
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outcome:
     """How a run ended: the exit code, the error that ended it if one did, what is printed for ``--json``, and
     its folder."""
@@ -96,9 +88,13 @@ def perform(
         opened(options, identity, chosen, select, on_denial) as run,
     ):
         session, sandbox = run.session, run.sandbox
-        asker = Asker(relay, run.proxy.questions, run.answers)
-        code, in_time = _run(sandbox, relay, _argv(options), environment, options.timeout, asker)
+        asking = _asking(relay, run) if chosen.profile.unknown == "ask" else contextlib.nullcontext()
+        code, in_time = _run(sandbox, relay, _argv(options), environment, options.timeout, asking)
         session.hub.flush()
+        if why := run.proxy.given_up:
+            # It was denied everything since; the exit code is the program's all the same.
+            failed = NsharnessError("there was no proxy", why=why, hint="nsharness doctor, or try with -v")
+            print(f"nsharness: {failed}", file=sys.stderr)
         over = sandbox.ended_by  # A limit of the profile, which the program's own end only follows from.
         code = code if over is None else over.exit_code
         result = {
@@ -113,7 +109,7 @@ def perform(
     return Outcome(code, over, result, denials, session.run)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Opened:
     """A sandbox that runs, and what belongs to it."""
 
@@ -138,6 +134,7 @@ def opened(
         resolve(profile, identity, early=options.early) as credentials,
         Session(profile.name, reporter=reporter, identity=identity, early=options.early) as session,
         NamespaceProxy(session, profile, credentials, on_denial=on_denial) as proxy,
+        session.last_sandbox(),
         NamespaceSandbox(session, profile, proxy) as sandbox,
         contextlib.nullcontext(
             Reloader(lambda: select().profile, profile, proxy, session.reporter)
@@ -154,7 +151,7 @@ def _run(
     argv: Sequence[str],
     environment: dict[str, str],
     timeout: float | None,
-    asker: Asker,
+    asking: AbstractContextManager[object],
 ) -> tuple[int, bool]:
     process = sandbox.spawn(
         argv, relay.descriptors, env={**relay.environment, **environment}, terminal=relay.terminal
@@ -162,12 +159,19 @@ def _run(
     # Before anything that it prints is seen: whoever waits for that may send a signal in answer.
     with _forwarding(sandbox, process):
         relay.start(process.master)
-        with asker:
+        with asking:
             in_time = process.ended.wait(timeout)
     if not in_time:
         return _TIMED_OUT, False
     relay.finish()
     return process.status if process.status >= 0 else 128 - process.status, True
+
+
+def _asking(relay: Relay, run: Opened) -> AbstractContextManager[object]:
+    """Within the block a person is asked what the proxy asks."""
+    from nsharness.cli.asking import Asker
+
+    return Asker(relay, run.proxy.questions, run.answers)
 
 
 @contextlib.contextmanager
@@ -190,102 +194,6 @@ def _forwarding(sandbox: NamespaceSandbox, process: Process) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The profile as it will be applied, the one that was written, and where that is, without links; None for
-    none.
-    ``writable`` is what the workload may write to."""
-
-    profile: Profile
-    written: Profile
-    path: Path | None
-    writable: tuple[Path, ...]
-
-    def file(self, identity: Identity) -> ProfileFile | None:
-        """The file that answers are written to."""
-        return None if self.path is None else ProfileFile.at(self.path, identity, self.writable)
-
-
-def choose(options: argparse.Namespace, identity: Identity) -> Choice:
-    """The profile that holds here, with what the command line adds."""
-    cwd = _working_directory()
-    loaded, own = _holding(options, identity, cwd)
-    path = None if loaded is None else loaded.path
-    profile = Profile(name="exec") if loaded is None else loaded.profile
-    if loaded is not None and own is not None:
-        profile = narrowed(own.profile, profile, str(path), cwd)
-    files = profile.files
-    shared: dict[str, object] = {
-        "read_only": (*files.read_only, *map(_absolute, options.ro)),
-        "read_write": (*files.read_write, *map(_absolute, options.rw)),
-    }
-    if files.workspace is None and not options.no_workspace and _is_shareable(cwd, identity):
-        shared["workspace"] = cwd
-    files = files.model_copy(update=shared)
-    shares = (*files.read_write, *([files.workspace] if files.workspace else []))
-    writable = tuple(Path(each).expanduser() for each in shares)
-    if believed := own or loaded:
-        TrustStore(identity).check(believed.path, believed.digest, believed.files, writable)
-    asking = {"network": profile.network.model_copy(update={"unknown": "ask"})} if options.ask else {}
-    applied = adjusted(
-        profile.model_copy(update={"workspace": None}),
-        allow=options.allow,
-        inject=options.inject,
-        additions=additions(options.preset, identity),
-        filesystem=files,
-        **asking,
-    )
-    real = None if path is None else Path(os.path.realpath(path))
-    return Choice(applied, profile, real, writable)
-
-
-def _holding(
-    options: argparse.Namespace, identity: Identity, cwd: str
-) -> tuple[Loaded | None, Loaded | None]:
-    """The profile that is named, or found, or the person's own; and the latter once more where the first may
-    only take away from it."""
-    if options.profile is not None:
-        return load(named(options.profile, identity), identity.home), None
-    own = own_profile(identity)
-    found = find_profile(Path(cwd), identity)
-    if found is None or own is None:
-        path = found or own
-        return None if path is None else load(path, identity.home), None
-    loaded = load(found, identity.home)
-    trusted = TrustStore(identity).is_trusted(loaded.path, loaded.digest)
-    return loaded, None if trusted else load(own, identity.home)
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - what links lead to is said by the plan
-
-
-def _working_directory() -> str:
-    try:
-        return str(Path.cwd().resolve())
-    except OSError as error:
-        raise NsharnessError(
-            "cannot use the working directory", why=error.strerror or "", hint="change to one that exists"
-        ) from None
-
-
-def _is_shareable(folder: str, identity: Identity) -> bool:
-    """Whether the folder that we were started in is one of somebody's work, and not all that they have."""
-    path = Path(folder)
-    if identity.home.resolve().is_relative_to(path) or len(path.parts) < 3:
-        return False
-    try:
-        with file_access_as(identity.workload_uid, identity.workload_gid):
-            os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-    except OSError as error:
-        raise NsharnessError(
-            f"cannot share {folder} with the command",
-            why=f"it runs as uid {identity.workload_uid}: {error.strerror}",
-            hint="add --no-workspace, or start nsharness as the folder's owner",
-        ) from None
-    return True
 
 
 def _environment(wanted: Sequence[str]) -> dict[str, str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
 
+from nsharness.frozen import as_dict
 from nsharness.linux.identity import current
 from nsharness.supervisor.orphans import Orphan, collect
 
@@ -14,7 +14,7 @@ def gc(options: argparse.Namespace) -> int:
     """One line for each thing; 1 when something is still there that should not be."""
     found = collect(current(), dry_run=options.dry_run)
     if options.json:
-        print(json.dumps([asdict(orphan) for orphan in found]))
+        print(json.dumps([as_dict(orphan) for orphan in found]))
     else:
         for orphan in found:
             print(f"{_verb(orphan, options.dry_run)} {orphan.describe()}")

@@ -18,12 +18,14 @@ from typing import Any, Final, TextIO, cast
 
 from nsharness.audit.event import MAX_TEXT, AuditEvent
 from nsharness.audit.log import read
-from nsharness.cli.execute import Choice, choose, perform
+from nsharness.cli.choice import Choice, choose
+from nsharness.cli.execute import perform
 from nsharness.errors import NsharnessError
 from nsharness.linux.identity import Identity, current
 from nsharness.policy.learning import Seen, learning_rule, proposed
 from nsharness.policy.load import parse_profile
 from nsharness.policy.placeholders import references
+from nsharness.policy.plain import written_out
 from nsharness.policy.profile import Profile
 from nsharness.policy.request import Scheme
 from nsharness.policy.uninjected import REASONS
@@ -105,7 +107,7 @@ def _write(path: Path, folder: int, stream: TextIO, text: str) -> None:
 
 def _opened(chosen: Choice) -> Choice:
     """With every public host allowed, by a rule after all others."""
-    profile = chosen.profile
+    profile = written_out(chosen.profile)
     rule = learning_rule({each.name for each in profile.sandbox_proxy_rules})
     written = {name: getattr(profile, name) for name in profile.model_fields_set}
     rules = [*profile.sandbox_proxy_rules, rule]
@@ -118,10 +120,11 @@ def proposal(chosen: Choice, events: Sequence[AuditEvent]) -> str:
     """The text of a profile by which the run of these events would have had no denial but those that it had:
     the chosen profile's rules that were used or that deny, and one or more for each host that none of them
     allowed. ``NsharnessError`` if it is none, which is a bug."""
-    rules = chosen.profile.sandbox_proxy_rules
+    profile = written_out(chosen.profile)
+    rules = profile.sandbox_proxy_rules
     learning = learning_rule({rule.name for rule in rules})["name"]
     used = {event.rule for event in events if event.action in ("allow", "inject")}
-    wanted = {str(ref) for text in chosen.profile.env.values() for ref in references(text)}
+    wanted = {str(ref) for text in profile.env.values() for ref in references(text)}
     kept = [rule for rule in rules if rule.deny or rule.name in used or wanted & set(rule.secrets)]
     made = proposed(_seen(events, learning), {rule.name for rule in kept})
     blocks = [_block(rule.model_dump(mode="json", exclude_unset=True), []) for rule in kept]
@@ -148,12 +151,12 @@ def _seen(events: Iterable[AuditEvent], rule: str) -> Iterator[Seen]:
 def _settings(chosen: Choice) -> dict[str, Any]:
     """The keys of the written profile but its rules, with what the command line's presets added. The files
     are those that the profile names: what a command line shares, it shares again."""
-    dumped = chosen.profile.model_dump(mode="json", exclude_unset=True)
+    dumped = written_out(chosen.profile).model_dump(mode="json", exclude_unset=True)
     for key in ("sandbox_proxy_rules", "filesystem", "workspace"):
         dumped.pop(key, None)
     if chosen.path is None:
         del dumped["name"]  # That of the file will do.
-    files = chosen.written.model_dump(mode="json", exclude_unset=True)
+    files = written_out(chosen.written).model_dump(mode="json", exclude_unset=True)
     dumped |= {key: files[key] for key in ("filesystem", "workspace") if key in files}
     return {key: value for key, value in dumped.items() if value != {}}
 

@@ -11,7 +11,8 @@ import logging
 import os
 import sys
 
-from nsharness.cli.execute import choose, opened
+from nsharness.cli.choice import choose
+from nsharness.cli.execute import opened
 from nsharness.errors import NsharnessError
 from nsharness.linux.identity import current
 from nsharness.supervisor.onecall import one_call

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from functools import cache
-from typing import NoReturn
+from typing import Any, NoReturn, cast
 
 
 class _Parser(argparse.ArgumentParser):
@@ -16,9 +17,30 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(125)
 
 
+class _Ignored:
+    """In the place of a parser that nobody needs: takes whatever is added to it."""
+
+    def __getattr__(self, _: str) -> Callable[..., _Ignored]:
+        return lambda *_, **__: self
+
+
+class _Commands:
+    """The commands' parsers; where one is ``wanted``, that one alone."""
+
+    def __init__(self, made: argparse._SubParsersAction[_Parser], wanted: str | None) -> None:
+        self._made = made
+        self._wanted = wanted
+
+    def add_parser(self, name: str, **settings: Any) -> _Parser:
+        """As of argparse."""
+        if self._wanted in (None, name):
+            return self._made.add_parser(name, **settings)
+        return cast("_Parser", _Ignored())
+
+
 @cache
-def parser() -> argparse.ArgumentParser:
-    """Of all commands."""
+def parser(wanted: str | None = None) -> argparse.ArgumentParser:
+    """Of all commands, or of the one that is ``wanted``, which takes a tenth of the time."""
     from nsharness import __version__
 
     made = _Parser(
@@ -27,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         description="Run an agent's shell in namespaces, where it uses credentials that it can never read.",
     )
     made.add_argument("--version", action="version", version=f"nsharness {__version__}")
-    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = _Commands(made.add_subparsers(dest="command", required=True, metavar="COMMAND"), wanted)
     _add_run(commands)
     _add_exec(commands)
     _add_secret(commands)
@@ -69,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def _add_background(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_background(commands: _Commands) -> None:
     starting = commands.add_parser(
         "up",
         help="start the background supervisor, from which exec, shell and run start at once",
@@ -92,7 +114,7 @@ def _spares(text: str) -> int:
     return int(text)
 
 
-def _add_exec(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_exec(commands: _Commands) -> None:
     executing = commands.add_parser("exec", help="run a command in a sandbox of its own", allow_abbrev=False)
     executing.add_argument("argv", metavar="CMD", nargs="+", help="after --: the command and its arguments")
     shell = commands.add_parser("shell", help="an interactive bash in a sandbox", allow_abbrev=False)
@@ -142,7 +164,7 @@ def _add_exec(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
 
 
-def _add_presets(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_presets(commands: _Commands) -> None:
     commands.add_parser("presets", help="list the ready-made parts of profiles", allow_abbrev=False)
     starting = commands.add_parser(
         "init", help="write an nsharness.toml here, with comments", allow_abbrev=False
@@ -159,7 +181,7 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_doctor(commands: _Commands) -> None:
     parser = commands.add_parser(
         "doctor", help="say what this machine allows, and what to do about the rest", allow_abbrev=False
     )
@@ -170,7 +192,7 @@ def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
 
 
-def _add_changes(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_changes(commands: _Commands) -> None:
     planning = commands.add_parser("plan", help="show what a sandbox would be", allow_abbrev=False)
     planning.add_argument("--profile", metavar="P", help="as for why")
     planning.add_argument("--json", action="store_true", help="as one JSON object")
@@ -188,7 +210,7 @@ def _add_changes(commands: argparse._SubParsersAction[_Parser]) -> None:
     applying.add_argument("--json", action="store_true", help="as one JSON array")
 
 
-def _add_policy(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_policy(commands: _Commands) -> None:
     where = "a TOML file, a name in ~/.config/nsharness, or stage4 (default: nsharness.toml in this folder)"
     explaining = commands.add_parser(
         "why", help="explain whether a request would be allowed", allow_abbrev=False
@@ -212,7 +234,7 @@ def _add_preset(parser: _Parser) -> None:
     )
 
 
-def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_run(commands: _Commands) -> None:
     running = commands.add_parser("run", help="run a stage", allow_abbrev=False)
     running.add_argument("stage", choices=["stage4"], help="stage4: an agent, a wiki, and a token in between")
     running.add_argument("--model", help="scripted (offline, the default), or for instance anthropic:NAME")
@@ -228,7 +250,7 @@ def add_user(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_secret(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_secret(commands: _Commands) -> None:
     parser = commands.add_parser("secret", help="keep credentials for profiles", allow_abbrev=False)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     setting = actions.add_parser("set", help="read a value from standard input", allow_abbrev=False)

@@ -8,6 +8,7 @@ from typing import Final
 from nsharness.cli.profiles import choose
 from nsharness.linux.identity import current
 from nsharness.plan import access
+from nsharness.policy.certifying import certifies
 from nsharness.supervisor.limits import plan_limits
 from nsharness.supervisor.planning import plan_for
 from nsharness.supervisor.state import state_home
@@ -25,7 +26,7 @@ def plan(options: argparse.Namespace) -> int:
         profile,
         identity,
         sandbox=sandbox,
-        ca_pem=_CA,
+        ca_pem=_CA if certifies(profile.policy_json({})) else "",
         limits=plan_limits(profile.limit_values()),
         environment=profile.environment(lambda ref: f"(placeholder of {ref})"),
         overlay=str(state_home(identity) / "runs" / sandbox / "overlay"),

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from nsharness.frozen import field, frozen, replace
 from nsharness.linux.identity import Identity, current
 from nsharness.policy.extending import located, origin_of_rule
-from nsharness.policy.profile import Profile
 from nsharness.supervisor.trust import TrustStore
 
 if TYPE_CHECKING:
     from nsharness.policy.commandline import Addition
+    from nsharness.policy.profile import Profile
 
 DEFAULT: Final = "nsharness.toml"
 """The file in the current folder that is taken when none is named."""
@@ -26,7 +26,7 @@ OWN: Final = "user"
 _DEMO_UPSTREAMS: Final = {"wiki.local:80": "127.0.0.1:80", "webhook.local:80": "127.0.0.1:80"}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Chosen:
     """A profile and where it is from. ``at_run`` are the upstreams that only a run knows the ports of."""
 

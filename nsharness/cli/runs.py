@@ -10,6 +10,7 @@ from typing import Final
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
 from nsharness.linux.identity import current
+from nsharness.supervisor.claim import runs_with_traces
 from nsharness.supervisor.client import request
 from nsharness.supervisor.state import find_run, list_runs
 
@@ -20,7 +21,7 @@ _RELOAD_SECONDS: Final = 60.0  # Longer than the supervisor itself waits for the
 def ps(options: argparse.Namespace) -> int:
     """One line a run: id, state, pid of its supervisor."""
     rows = []
-    for run in list_runs(current()):
+    for run in (list_runs if options.all else runs_with_traces)(current()):
         reply = request(run, {"op": "status"})
         if reply is not None or options.all:
             state = "running" if reply is not None else "ended"

@@ -35,7 +35,7 @@ _NOT_INJECTED = frozenset(
 _NOT_INJECTED_PREFIXES = ("proxy-", "x-nsharness-")
 
 
-class _Rule(Protocol):
+class TemplateRule(Protocol):
     """What is used of a profile's rule, so that this module needs no pydantic."""
 
     @property
@@ -54,7 +54,7 @@ class _Rule(Protocol):
 
 class _Profile(Protocol):
     @property
-    def sandbox_proxy_rules(self) -> Iterable[_Rule]: ...
+    def sandbox_proxy_rules(self) -> Iterable[TemplateRule]: ...
 
 
 class Lookup(Protocol):
@@ -137,7 +137,7 @@ def bindings_of(profile: _Profile) -> tuple[Binding, ...]:
     return tuple(binding for rule in profile.sandbox_proxy_rules for binding in _of_rule(rule))
 
 
-def _of_rule(rule: _Rule) -> Iterable[Binding]:
+def _of_rule(rule: TemplateRule) -> Iterable[Binding]:
     hosts = tuple(rule.hosts)
     for header, template in rule.headers.items():
         yield Binding(rule.name, hosts, header, template)

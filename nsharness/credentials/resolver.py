@@ -9,7 +9,6 @@ lives as long as the sandboxes do, never has a value in its memory. Standard lib
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import secrets
@@ -25,7 +24,7 @@ from nsharness.credentials.secret import SecretRef
 from nsharness.credentials.store import SecretStore
 from nsharness.credentials.template import Template
 from nsharness.errors import NsharnessError
-from nsharness.linux.fds import seal, write_all
+from nsharness.linux.fds import given, seal, write_all
 from nsharness.linux.process import become, make_undumpable
 
 _MAX_REQUEST = 1 << 20
@@ -99,12 +98,10 @@ def run(request_descriptor: int, reply_descriptor: int, map_descriptor: int) -> 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="nsharness.credentials.resolver", description=__doc__)
-    for name in ("--request-fd", "--reply-fd", "--map-fd"):
-        parser.add_argument(name, type=int, required=True)
-    options = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    request_fd, reply_fd, map_fd = given(words, "--request-fd", "--reply-fd", "--map-fd")
     make_undumpable()
-    return run(options.request_fd, options.reply_fd, options.map_fd)
+    return run(request_fd, reply_fd, map_fd)
 
 
 def _read_request(descriptor: int) -> Request:

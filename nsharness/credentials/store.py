@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from nsharness.credentials.place import secrets_folder
 from nsharness.credentials.secret import MAX_BYTES, MIN_BYTES, Secret, SecretNotFoundError, SecretRef
 from nsharness.errors import NsharnessError
 from nsharness.linux.fds import write_all
@@ -39,12 +40,8 @@ class SecretStore:
 
     @classmethod
     def default(cls, home: Path, environ: Mapping[str, str], *, owner: int | None = None) -> SecretStore:
-        """The store in the user's data folder (XDG Base Directory Specification; a relative
-        ``XDG_DATA_HOME`` is ignored, as it says)."""
-        data = Path(environ.get("XDG_DATA_HOME", ""))
-        if not data.is_absolute():
-            data = home / ".local" / "share"
-        return cls(data / "nsharness" / "secrets", owner=owner)
+        """The store in the user's data folder."""
+        return cls(secrets_folder(home, environ), owner=owner)
 
     def set(self, name: str, key: str, value: bytes) -> bool:
         """Store a value, replacing one that was there. True if a newline at its end was taken off.

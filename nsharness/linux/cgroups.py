@@ -9,16 +9,17 @@ import select
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from nsharness.frozen import field, frozen
 
 CONTROLLERS: Final = ("memory", "pids", "cpu")
 _OPTIONAL: Final = ("memory.swap.max", "memory.memsw.limit_in_bytes")
 _REMOVE_SECONDS: Final = 3.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hierarchy:
     """One mounted tree of groups and the group in it that this process is in, both as folders."""
 
@@ -28,7 +29,7 @@ class Hierarchy:
     own: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Available:
     """Where groups can be made; empty where they cannot."""
 

@@ -8,6 +8,7 @@ import json
 import os
 import select
 import socket
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -53,6 +54,17 @@ def read_all(descriptor: int) -> bytes:
         parts.append(part)
         offset += len(part)
     return b"".join(parts)
+
+
+def given(arguments: Sequence[str], *options: str) -> tuple[int, ...]:
+    """The descriptors that a helper process was started with: ``OPTION N`` for each of the ``options``, in
+    that order. ``SystemExit`` for anything else. Importing argparse would be a tenth of such a process's
+    start."""
+    names, numbers = list(arguments[::2]), arguments[1::2]
+    if names != list(options) or len(numbers) != len(names) or not all(map(str.isdecimal, numbers)):
+        print(f"usage: {' '.join(f'{option} N' for option in options)}", file=sys.stderr)
+        sys.exit(2)
+    return tuple(map(int, numbers))
 
 
 def close_all(descriptors: Iterable[int]) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import pwd
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nsharness.errors import NsharnessError
+from nsharness.frozen import frozen, replace
 from nsharness.linux.process import file_access_as
 
 # Above every range that distributions, systemd and container tools hand out (systemd's UIDS-GIDS document
@@ -18,7 +17,7 @@ from nsharness.linux.process import file_access_as
 _FREE_UIDS = range(0x7000_0000, 0x7FFF_FFFE)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Identity:
     """Whose files are used, and as whom the workload runs.
 
@@ -76,7 +75,7 @@ def _invoker(environ: Mapping[str, str]) -> Identity:
         sudo_gid = sudo_gid or _primary_group(sudo_uid)
         return Identity(True, sudo_uid, sudo_gid, name, home, sudo_uid, sudo_gid)
     name, home = _account(0, environ)
-    own = secrets.choice(_FREE_UIDS)
+    own = _FREE_UIDS[int.from_bytes(os.urandom(8)) % len(_FREE_UIDS)]
     return Identity(True, 0, 0, name, home, own, own)
 
 

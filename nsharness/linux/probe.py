@@ -20,6 +20,7 @@ from typing import Final
 from nsharness.errors import ASK_DOCTOR
 from nsharness.linux import chain, landlock, libc
 from nsharness.linux.diagnosis import Failure, diagnose
+from nsharness.linux.installation import bytecode_would_be_foreign
 from nsharness.linux.surroundings import look_around
 
 _EXPLAIN_SECONDS: Final = 20.0
@@ -107,7 +108,13 @@ def remedy_here() -> str:
     In a process of its own: the caller may have threads, which cannot enter a user namespace, and may be
     undumpable, which cannot write its maps.
     """
-    command = [sys.executable, "-I", *(["-B"] if os.geteuid() == 0 else []), "-m", "nsharness.linux.probe"]
+    command = [
+        sys.executable,
+        "-I",
+        *(["-B"] if bytecode_would_be_foreign() else []),
+        "-m",
+        "nsharness.linux.probe",
+    ]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_EXPLAIN_SECONDS, cwd="/")
         failure = json.loads(done.stdout)

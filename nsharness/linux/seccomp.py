@@ -9,10 +9,10 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from nsharness.errors import NsharnessError
+from nsharness.frozen import frozen
 from nsharness.linux import libc
 
 INSTALL: Final = "install libseccomp 2.4 or newer (Debian, Ubuntu: sudo apt-get install libseccomp2)"
@@ -80,7 +80,7 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Compiled:
     """A filter as the kernel takes it: its name, and instructions of eight bytes each."""
 

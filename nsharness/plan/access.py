@@ -8,9 +8,9 @@ So what is read-only inside a writable folder (a protected path, say) is left to
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, Literal
 
+from nsharness.frozen import frozen
 from nsharness.plan.steps import (
     Bind,
     Device,
@@ -28,7 +28,7 @@ type Right = Literal["read", "execute", "write", "make", "device"]
 _READ: Final[frozenset[Right]] = frozenset({"read"})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Grant:
     """Rights on a file, or on a folder and everything below it.
 

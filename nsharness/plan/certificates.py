@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -50,6 +49,8 @@ def subject_hash(der: bytes) -> str:
         canonical = b"".join(map(_canonical_set, _parts(_subject(der))))
     except (IndexError, StopIteration, ValueError):
         raise ValueError("no certificate") from None
+    import hashlib
+
     digest = hashlib.sha1(canonical, usedforsecurity=False).digest()
     return digest[3::-1].hex()
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import posixpath
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from nsharness.errors import NsharnessError
+from nsharness.frozen import field, frozen
 from nsharness.plan import trust
 from nsharness.plan.facts import ETC_ENTRIES, SYSTEM_DIRECTORIES, HostFacts
 from nsharness.plan.limits import DEFAULT_TMP, LimitPlan
@@ -69,7 +69,7 @@ _KIND_TEXTS: Final = {"symlink": "a symbolic link", "special": "a socket, a pipe
 _NO_HOME: Final = ("/proc", "/sys", "/dev", "/etc", "/boot", "/nonexistent")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Request:
     """What one sandbox is to be; everything not named here is absent from it."""
 
@@ -81,7 +81,7 @@ class Request:
     nameserver: str
     proxy_url: str
     ca_pem: str = ""
-    client: tuple[str, str] | None = field(default=None, repr=False)
+    client: tuple[str, str] | None = field(default=None, shown=False)
     """The certificate that the workload shows the proxy, and its key; PEM."""
     cwd: str = "/tmp"
     workspace: str | None = None

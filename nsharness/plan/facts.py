@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from nsharness.frozen import field, frozen
 from nsharness.plan.hiding import Found, hidden
 from nsharness.plan.listing import listing
 
@@ -59,7 +59,7 @@ JAVA_SETTINGS: Final = ("java", "java-*")
 _JAVA: Final = ("/usr/bin/java", "/usr/lib/jvm", "/usr/local/bin/java")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Entry:
     """What one path of the host is; ``target`` is where a symlink points, as it is written there."""
 
@@ -67,7 +67,7 @@ class Entry:
     target: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CertificateDirectory:
     """A directory of the host's trusted certificates: where it really is, and what is in it."""
 
@@ -75,7 +75,7 @@ class CertificateDirectory:
     names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HostFacts:
     """The host's entries that a plan may name, and the certificates that the host trusts."""
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
+
+from nsharness.frozen import frozen
 
 type Found = Literal["directory", "file", "symlink", "special", "unreadable"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Listed:
     """One entry below a shared folder, by its absolute path.
 

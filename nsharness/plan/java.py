@@ -6,7 +6,6 @@ The JKS form, which every version reads, also where PKCS #12 is its default (``k
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Iterable
 from typing import Final
@@ -26,6 +25,8 @@ def trust_store(certificates: Iterable[tuple[str, bytes]]) -> bytes:
     """The store of these certificates, each with its alias and in DER. Aliases are lower case and unique."""
     entries = [_entry(alias, der) for alias, der in certificates]
     content = struct.pack(">III", _MAGIC, _VERSION, len(entries)) + b"".join(entries)
+    import hashlib
+
     digest = hashlib.sha1(PASSWORD.encode("utf-16-be") + _WHITENER + content, usedforsecurity=False)
     return content + digest.digest()
 

@@ -8,10 +8,10 @@ weaker or absent, which the plan then says.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal
 
 from nsharness.errors import NsharnessError
+from nsharness.frozen import as_dict, field, frozen, replace
 
 type Mechanism = Literal["cgroup2", "cgroup1", "rlimit", "tmpfs", "supervisor", "none"]
 
@@ -31,7 +31,7 @@ _WEAK_MEMORY: Final = "RLIMIT_DATA, of each process alone; neither their sum nor
 CPU_PERIOD: Final = 100_000
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Limits:
     """What was asked for; None is not asked. Bytes, seconds, and cores."""
 
@@ -45,7 +45,7 @@ class Limits:
     best_effort: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LimitFacts:
     """What the host offers. Folders are those in which groups for sandboxes can be made, empty for none."""
 
@@ -59,7 +59,7 @@ class LimitFacts:
     """Whether RLIMIT_NPROC counts a user namespace's processes and no others (Linux 5.14)."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Limit:
     """One limit and its mechanism.
 
@@ -86,7 +86,7 @@ class Limit:
         return f"limit      {self.name} {self.text} ({how.get(self.mechanism, self.mechanism)}{note})"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LimitPlan:
     """Every limit of one sandbox, and the folders in which its groups are to be made."""
 
@@ -129,7 +129,7 @@ class LimitPlan:
 
     def to_record(self) -> dict[str, Any]:
         """As JSON carries it; ``from_record`` gives an equal plan back."""
-        return {**asdict(self), "legacy": dict(self.legacy)}
+        return {**as_dict(self), "legacy": dict(self.legacy)}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> LimitPlan:
@@ -138,7 +138,7 @@ class LimitPlan:
         return cls(limits, record["unified"], record["legacy"])
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Group:
     """One control group to make: its folder, cgroup version, controllers, and files to write, in order."""
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from nsharness.frozen import as_dict, field, frozen
 from nsharness.plan import syscalls
 from nsharness.plan.limits import LimitPlan
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Directory:
     """A directory to mount on or to hold others; ``owned`` ones belong to the workload."""
 
@@ -27,7 +27,7 @@ class Directory:
         return f"directory  {self.path}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Symlink:
     """A symbolic link of the root file system."""
 
@@ -38,7 +38,7 @@ class Symlink:
         return f"symlink    {self.path} -> {self.target}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Links:
     """In a directory, a symbolic link for each of ``names`` to what has that name in another, ``into``."""
 
@@ -53,7 +53,7 @@ class Links:
         return f"links      {self.path} -> {self.into} ({len(self.names)} names)"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class File:
     """A small read-only file with the given text; an ``owned`` one is made by the workload, to mount on.
 
@@ -72,7 +72,7 @@ class File:
         return f"file       {self.path} ({len(self.content)} characters)"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bind:
     """A file or directory of the host, with all mounts below it; read-only unless ``writable``.
 
@@ -90,7 +90,7 @@ class Bind:
         return f"bind       {self.path}{origin} ({access})"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Overlay:
     """A copy-on-write layer over a directory of the host; what is changed goes to ``upper`` (overlayfs).
 
@@ -106,7 +106,7 @@ class Overlay:
         return f"overlay    {self.path} (changes go to {self.upper})"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cover:
     """Put the file or directory ``by``, one of the sandbox's own, over the one at ``path``, in a share."""
 
@@ -117,7 +117,7 @@ class Cover:
         return f"cover      {self.path} by {self.by}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Device:
     """One device node of the host's ``/dev`` (a workload cannot make its own)."""
 
@@ -127,7 +127,7 @@ class Device:
         return f"device     {self.path}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tmpfs:
     """A private file system in memory that belongs to the workload; ``size`` in bytes."""
 
@@ -140,7 +140,7 @@ class Tmpfs:
         return f"tmpfs      {self.path} ({self.size >> 20} MiB)"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Proc:
     """A fresh procfs that shows only the sandbox's own processes."""
 
@@ -150,7 +150,7 @@ class Proc:
         return f"proc       {self.path}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Devpts:
     """Pseudo-terminals of the sandbox's own."""
 
@@ -160,7 +160,7 @@ class Devpts:
         return f"devpts     {self.path}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Mask:
     """Hide what is at ``path``, if anything is: a file reads as empty, a directory is empty and read-only."""
 
@@ -170,7 +170,7 @@ class Mask:
         return f"mask       {self.path}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReadOnly:
     """Make what is at ``path``, if anything is, read-only from here on."""
 
@@ -189,7 +189,7 @@ _MOUNTED: Final = (Bind, Overlay, Cover, Device, Tmpfs, Proc, Devpts, Mask, Read
 _KINDS: Final[dict[str, type[Any]]] = {kind.__name__.lower(): kind for kind in (*_MADE, *_MOUNTED)}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Plan:
     """Everything that decides what one sandbox is, but for its network, which is the same for all."""
 
@@ -230,10 +230,10 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as one JSON object; ``from_json`` gives an equal plan back."""
-        record = asdict(self)
+        record = as_dict(self)
         record["environment"] = dict(self.environment)
         record["limits"] = self.limits.to_record()
-        record["steps"] = [{"step": type(step).__name__.lower(), **asdict(step)} for step in self.steps]
+        record["steps"] = [{"step": type(step).__name__.lower(), **as_dict(step)} for step in self.steps]
         return json.dumps(record, indent=None, separators=(",", ":"))
 
     @classmethod

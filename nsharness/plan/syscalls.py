@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
+
+from nsharness.frozen import frozen
 
 type Comparison = Literal["equal", "greater", "different", "masked"]
 
 INT: Final = 0xFFFF_FFFF
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Argument:
     """A condition on the argument at ``index``: it is, it is not, or it is more than ``value``; ``masked``
     compares only the bits of ``mask``."""
@@ -33,7 +34,7 @@ class Argument:
     mask: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rule:
     """What becomes of some calls when all conditions hold: allowed (``refusal`` 0), or an errno."""
 
@@ -42,7 +43,7 @@ class Rule:
     when: tuple[Argument, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Filter:
     """Rules, and what becomes of calls that none matches: allowed (``otherwise`` 0) or an errno.
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from nsharness.errors import NsharnessError
+from nsharness.frozen import frozen
 
 MAX_FILES: Final = 32
 """More is taken for a mistake."""
@@ -27,7 +27,7 @@ Read = Callable[[Path], tuple[str, dict[str, Any]]]
 """The text of a file, and what it says; ``NsharnessError`` when it cannot be read or is no TOML."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Source:
     """One file: its path, its text, and what it says, with paths made absolute."""
 

@@ -11,21 +11,19 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
 from nsharness.errors import NsharnessError
+from nsharness.policy.connecting import NetworkSettings, ProxySettings
 from nsharness.policy.extending import Source, gather, joined, located
-from nsharness.policy.profile import (
-    Bound,
-    NetworkSettings,
-    Profile,
-    ProxySettings,
-    SandboxProxyRule,
-)
+from nsharness.policy.profile import Bound, Profile, SandboxProxyRule
 from nsharness.policy.resources import LimitSettings
 from nsharness.policy.sharing import FilesystemSettings, PrivilegeSettings
+
+if TYPE_CHECKING:
+    from nsharness.policy.shape import RunProfile
 
 MAX_BYTES = 1 << 20
 """A profile is written by people; a file beyond this size is something else."""
@@ -130,7 +128,7 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def upstream_authorities(profile: Profile) -> str:
+def upstream_authorities(profile: RunProfile) -> str:
     """The certificates in the profile's ``upstream_ca`` as PEM, empty without one: for the proxy, which reads
     no files. ``NsharnessError`` for a file that cannot be read or that no certificate is in."""
     if profile.upstream_ca is None:

@@ -8,7 +8,7 @@ Whatever no rule names is denied; a rule without ``methods``, ``paths`` or ``por
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -28,17 +28,9 @@ from nsharness.credentials.secret import SecretRef
 from nsharness.errors import NsharnessError
 from nsharness.policy import checks
 from nsharness.policy import placeholders as placeholder_text
+from nsharness.policy.connecting import NetworkSettings, ProxySettings
 from nsharness.policy.hosts import HostPattern
-from nsharness.policy.model import (
-    ASK_SECONDS,
-    Engine,
-    Place,
-    Policy,
-    ProxyAuth,
-    Rule,
-    StrayPlaceholders,
-    Unknown,
-)
+from nsharness.policy.model import Engine, Place, Policy, ProxyAuth, Rule, StrayPlaceholders, Unknown
 from nsharness.policy.paths import PathGlob
 from nsharness.policy.resources import LimitSettings
 from nsharness.policy.sharing import FilePath, FilesystemSettings, PrivilegeSettings
@@ -225,36 +217,6 @@ class Bound(_Strict):
         )
 
 
-class ProxySettings(_Strict):
-    """How the proxy knows a sandbox."""
-
-    auth: ProxyAuth = Field(
-        default="listener",
-        description="How the proxy knows the sandbox: by the socket that a connection arrives on, or in "
-        "addition by a bearer in the proxy's URL, or by a client certificate at a listener of its own "
-        "(`mtls`, port 3129). With the latter two only explicit proxying works.",
-    )
-    engine: Engine = Field(
-        default="fast",
-        description="What moves the bytes: `fast`, an engine of nsharness itself for HTTP/1.1, which leaves "
-        "WebSockets, and clients that speak nothing but HTTP/2, to mitmproxy, or `mitmproxy` for everything.",
-    )
-
-
-class NetworkSettings(_Strict):
-    """What becomes of requests that no rule is about."""
-
-    unknown: Unknown = Field(
-        default="deny",
-        description="What becomes of a request to a host that no rule names: it is denied (`deny`), or waits "
-        "until a person has answered (`ask`).",
-    )
-    ask_seconds: Annotated[StrictInt, Field(ge=1, le=3600)] = Field(
-        default=ASK_SECONDS,
-        description="How long a question waits for its answer, in seconds; after that it is denied.",
-    )
-
-
 class Profile(_Strict):
     """What an agent is told, and what its sandbox may reach."""
 
@@ -381,6 +343,30 @@ class Profile(_Strict):
             ask_seconds=self.network.ask_seconds,
             only=None if self.only is None else tuple(b.to_rule(n) for n, b in enumerate(self.only, 1)),
         )
+
+    def policy_json(self, upstreams: Mapping[str, str]) -> dict[str, Any]:
+        """The same with more ``upstreams``, as JSON. Raises ``ValueError``."""
+        return self.with_upstreams(upstreams).to_policy().to_json()
+
+    @property
+    def proxy_auth(self) -> ProxyAuth:
+        """How the proxy knows the sandbox."""
+        return self.proxy.auth
+
+    @property
+    def unknown(self) -> Unknown:
+        """What becomes of a request to a host that no rule names."""
+        return self.network.unknown
+
+    @property
+    def served_by(self) -> Engine:
+        """What moves the bytes."""
+        return self.to_policy().served_by
+
+    @property
+    def user_namespaces(self) -> bool:
+        """Whether programs may make user namespaces."""
+        return self.privilege.user_namespaces
 
     def with_upstreams(self, upstreams: Mapping[str, str]) -> Profile:
         """This profile with more mapped upstreams, which replace those of the same name.

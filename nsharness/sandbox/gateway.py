@@ -25,10 +25,10 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from nsharness.frozen import frozen
 from nsharness.linux.fds import close_all
 from nsharness.linux.submodules import behind
 
@@ -70,7 +70,7 @@ _IP_PKTINFO: Final = 8
 _BACKLOG: Final = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Gateway:
     """What keeps one gateway alive: its listeners and a descriptor of each network namespace."""
 

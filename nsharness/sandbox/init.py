@@ -27,10 +27,10 @@ import selectors
 import signal
 import socket
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from nsharness.frozen import replace
 from nsharness.linux import fds, landlock, libc, open_files, process, seccomp, userns
 from nsharness.plan import access
 from nsharness.plan.steps import Plan

@@ -14,7 +14,6 @@ its plan: when nothing else is to be done, so that nobody waits for it. ``prepar
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import json
@@ -22,12 +21,13 @@ import os
 import selectors
 import signal
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from nsharness.errors import ASK_DOCTOR, NsharnessError
+from nsharness.frozen import frozen
 from nsharness.linux import fds, libc, mounts, open_files, process, seccomp, userns
 from nsharness.plan import syscalls
 from nsharness.sandbox import gateway, init
@@ -41,7 +41,7 @@ _SANDBOX_NAMESPACES: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Waiting:
     """A first process that waits for its plan on the other end of ``offer``; it and its parent report on the
     pipe ``status``."""
@@ -293,9 +293,8 @@ def prepare() -> None:
 
 def main() -> int:
     """``python -I -m nsharness.sandbox.zygote --control-fd N``."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--control-fd", type=int, required=True)
-    control = socket.socket(fileno=parser.parse_args().control_fd)
+    (control_fd,) = fds.given(sys.argv[1:], "--control-fd")
+    control = socket.socket(fileno=control_fd)
     os.set_inheritable(control.fileno(), False)
     process.set_name("nsharness-zygote")
     open_files.raise_limit()  # Two for each gateway, and its sandboxes may be many.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from nsharness.errors import NsharnessError
-from nsharness.policy.asking import Answer
-from nsharness.policy.hosts import HostError, canonical_host
-from nsharness.supervisor.amend import ProfileFile, rule_for
 from nsharness.supervisor.proxy import NamespaceProxy
+
+if TYPE_CHECKING:
+    from nsharness.policy.asking import Answer
+    from nsharness.supervisor.amend import ProfileFile
 
 ANSWERS: Final[tuple[Answer, ...]] = ("once", "always", "never")
 
@@ -28,6 +29,8 @@ class Answers:
     def give(self, host: str, answer: str) -> str:
         """Answer about a host, also one that nobody has asked about yet. Returns what came of it, for a
         person. ``NsharnessError`` where it is no answer, or no host to answer about: nothing changed then."""
+        from nsharness.policy.hosts import HostError, canonical_host
+
         try:
             name = canonical_host(host)
         except HostError as error:
@@ -45,6 +48,8 @@ class Answers:
 
     def _written(self, host: str) -> str:
         """What became of the rule. That it cannot be written takes nothing back."""
+        from nsharness.supervisor.amend import rule_for
+
         if self._profile is None:
             why = "there is no profile that it could be written to"
         else:

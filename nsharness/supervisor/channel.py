@@ -6,13 +6,12 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
 from nsharness.supervisor.hub import Action, Hub
+from nsharness.supervisor.promise import Promise
 
 type Message = dict[str, Any]
 type Reply = tuple[Message, list[int]]
@@ -37,7 +36,7 @@ class Channel:
         self._on_event = on_event
         self._on_end = on_end
         self._lock = threading.Lock()
-        self._waiting: dict[str, Future[Reply]] = {}
+        self._waiting: dict[str, Promise[Reply]] = {}
         self._ended = False
         sock.setblocking(False)
         hub.add(sock.fileno(), self._read)
@@ -69,7 +68,7 @@ class Channel:
         with self._lock:
             waiting = self._waiting.pop(str(message.get("reply_to", "")), None)
         if waiting is not None:
-            waiting.set_result((message, descriptors))
+            waiting.keep((message, descriptors))
         else:
             self._on_event(message, descriptors)
 
@@ -77,8 +76,8 @@ class Channel:
         with self._lock:
             self._ended = True
             waiting, self._waiting = self._waiting, {}
-        for future in waiting.values():
-            future.set_exception(EOFError())
+        for promise in waiting.values():
+            promise.fail(EOFError())
         self._on_end()
 
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
@@ -90,20 +89,20 @@ class Channel:
 
         ``NsharnessError`` when the reply is an error; ``EOFError`` when the other side ends first.
         """
-        future: Future[Reply] = Future()
-        tag = f"{id(future):x}"
+        promise: Promise[Reply] = Promise()
+        tag = f"{id(promise):x}"
         with self._lock:
             if self._ended:
                 raise EOFError
-            self._waiting[tag] = future
+            self._waiting[tag] = promise
         try:
             self.send({**message, "tag": tag}, descriptors)
-            reply, received = future.result(timeout)
+            reply, received = promise.result(timeout)
         except (BrokenPipeError, ConnectionResetError):
             raise EOFError from None
         except BlockingIOError:
             raise NsharnessError(f"cannot ask for {message.get('op')}", why="requests pile up") from None
-        except FutureTimeout:
+        except TimeoutError:
             raise NsharnessError(f"no answer to {message.get('op')} within {timeout:.0f} s") from None
         finally:
             with self._lock:
@@ -125,5 +124,5 @@ class Channel:
         with self._lock:
             self._ended = True
             waiting, self._waiting = self._waiting, {}
-        for future in waiting.values():
-            future.set_exception(EOFError())
+        for promise in waiting.values():
+            promise.fail(EOFError())

@@ -16,6 +16,7 @@ from typing import Final
 
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
+from nsharness.linux.installation import bytecode_would_be_foreign
 
 _ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 _STDERR_TAIL: Final = 2000
@@ -32,8 +33,9 @@ class Child:
     ) -> None:
         self.module = module
         self._stderr = os.memfd_create(f"{module}-stderr", os.MFD_CLOEXEC)
-        # Under sudo no root-owned bytecode may appear in a user's checkout.
-        flags = ["-I", "-B"] if os.geteuid() == 0 else ["-I"]
+        # Under sudo no root-owned bytecode may appear in a user's checkout. In root's own it has to: the
+        # proxy's would be compiled at every start.
+        flags = ["-I", "-B"] if bytecode_would_be_foreign() else ["-I"]
         # By this it is found when it is left behind; an option of the interpreter, so that no program has to
         # know of it.
         flags += ["-X", f"{RUN_OPTION}={run}"] if run else []
@@ -72,14 +74,18 @@ class Child:
         lines = tail.decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else ""
 
+    def kill(self) -> None:
+        """End it at once (SIGKILL), which is not waited for."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
     def end(self, grace: float = 2.0) -> None:
         """Wait up to ``grace`` seconds for it to end by itself, then kill it. Idempotent."""
         if self._stderr < 0:
             return
         # Not by subprocess, which looks at times that grow.
         if self._process.poll() is None and not fds.await_readable(self.pidfd, grace):
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            self.kill()
         self._process.wait()
         self._last_words = self.complaint()
         os.close(self.pidfd)

@@ -10,13 +10,14 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from nsharness.errors import NsharnessError
-from nsharness.supervisor.state import RunDirectory
+from nsharness.linux.identity import Identity
+from nsharness.supervisor.state import RunDirectory, state_home
 
 LIVE: Final = "live"
 _NEW: Final = "live.new"
@@ -95,6 +96,33 @@ def claim_dead(run: RunDirectory) -> int | None:
                 return descriptor
             os.close(descriptor)
     return None
+
+
+def runs_with_traces(
+    identity: Identity, environ: Mapping[str, str] | None = None, *, beginning: bool = False
+) -> list[RunDirectory]:
+    """The runs that have not said that they are over, oldest first: a few of perhaps thousands, which is why
+    each of the others costs one call. Those that are just ``beginning``, or were killed then, only where
+    wanted. ``NsharnessError`` when they cannot be listed."""
+    runs = state_home(identity, environ) / "runs"
+    try:
+        with identity.files(), os.scandir(runs) as entries:
+            found = [
+                (entry.stat(follow_symlinks=False).st_mtime_ns, entry.name)
+                for entry in entries
+                if entry.is_dir(follow_symlinks=False)
+                and (_is_there(f"{entry.path}/{LIVE}") or (beginning and _is_there(f"{entry.path}/{_NEW}")))
+            ]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise NsharnessError(f"cannot read {runs}", why=error.strerror or str(error)) from error
+    return [RunDirectory(name, runs / name, identity) for _, name in sorted(found)]
+
+
+def _is_there(path: str) -> bool:
+    # Where it mostly is not, access(2) takes half the time of lstat(2) and its exception.
+    return os.access(path, os.F_OK, follow_symlinks=False)
 
 
 def traces(run: RunDirectory) -> tuple[Path, ...]:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nsharness.credentials.build import bindings_of
-from nsharness.credentials.map import CredentialMap
-from nsharness.credentials.store import SecretStore
+from nsharness.credentials.nothing import empty_map
+from nsharness.credentials.place import secrets_folder
 from nsharness.errors import NsharnessError
+from nsharness.frozen import frozen, replace
 from nsharness.linux import fds
 from nsharness.linux.identity import Identity
-from nsharness.policy.profile import Profile
 from nsharness.supervisor.early import Early
 from nsharness.supervisor.resolving import Resolver
 
+if TYPE_CHECKING:
+    from nsharness.policy.shape import RunProfile
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class Ensured:
     """A secret that is made where it does not exist: ``prefix`` and 32 random characters."""
 
@@ -27,7 +28,7 @@ class Ensured:
     prefix: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Credentials:
     """What the resolver left: the sealed map, and everything about it but the values."""
 
@@ -53,7 +54,7 @@ class Credentials:
 
 
 def resolve(
-    profile: Profile,
+    profile: RunProfile,
     identity: Identity,
     *,
     ensure: Sequence[Ensured] = (),
@@ -77,22 +78,22 @@ def resolve(
 
 
 def _resolved(
-    profile: Profile,
+    profile: RunProfile,
     identity: Identity,
     ensure: Sequence[Ensured],
     digests: Sequence[tuple[str, str]],
     content: int,
     early: Early,
 ) -> Credentials:
+    if not (profile.sandbox_proxy_rules or ensure or digests):
+        return _nothing(content, early)
+    from nsharness.credentials.build import bindings_of
+
     bindings = bindings_of(profile)
     if not (bindings or ensure or digests):
-        early.dismiss_resolver()
-        # There is nothing to resolve, and so nothing that a process of its own would have to read.
-        fds.write_all(content, CredentialMap({}).to_bytes())
-        fds.seal(content)
-        return Credentials(content, (), {}, {}, {})
+        return _nothing(content, early)
     request: dict[str, Any] = {
-        "store": str(SecretStore.default(identity.home, os.environ).root),
+        "store": str(secrets_folder(identity.home, os.environ)),
         "bindings": [binding.to_json() for binding in bindings],
         "digests": [list(pair) for pair in digests],
         "ensure": [{"name": e.name, "key": e.key, "prefix": e.prefix} for e in ensure],
@@ -104,3 +105,11 @@ def _resolved(
         raise NsharnessError("cannot resolve the credentials", why="the map was not sealed")
     headers = {host: tuple(names) for host, names in reply["headers"].items()}
     return Credentials(content, tuple(reply["hosts"]), headers, reply["digests"], reply["kinds"])
+
+
+def _nothing(content: int, early: Early) -> Credentials:
+    """There is nothing to resolve, and so nothing that a process of its own would have to read."""
+    early.dismiss_resolver()
+    fds.write_all(content, empty_map())
+    fds.seal(content)
+    return Credentials(content, (), {}, {}, {})

@@ -6,16 +6,19 @@ unless a session has taken them.
 
 from __future__ import annotations
 
-import secrets
 import socket
 from contextlib import suppress
-from types import TracebackType
+from typing import TYPE_CHECKING
 
 from nsharness.errors import NsharnessError
 from nsharness.linux import fds
 from nsharness.supervisor.child import Child
-from nsharness.supervisor.resolving import Resolver
-from nsharness.supervisor.state import TOKEN_BYTES
+from nsharness.supervisor.token import new_token
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from nsharness.supervisor.resolving import Resolver
 
 
 class Started:
@@ -37,16 +40,17 @@ class Started:
         self.socket: socket.socket = ours
 
     def close(self) -> None:
-        """Nobody needs it."""
+        """Nobody needs it, and it has done nothing yet that it would have to finish."""
         self.socket.close()
-        self.child.end()
+        self.child.end(0.0)
 
 
 class Early:
-    """A context manager: a zygote, a proxy and an empty credential map for the run that is about to begin."""
+    """A context manager: a zygote for the run that is about to begin, and a proxy with an empty credential
+    map where somebody asks for them."""
 
     def __init__(self) -> None:
-        self.token = secrets.token_hex(TOKEN_BYTES)
+        self.token = new_token()
         self._started: dict[str, Started] = {}
         self._map: int | None = None
         self._resolver: Resolver | None = None
@@ -54,10 +58,16 @@ class Early:
     def __enter__(self) -> Early:
         # Whatever forbids it is said by whoever finds nothing here and starts them again.
         with suppress(OSError, NsharnessError):
-            self._map = fds.memfd("credentials")
-            self._started["proxy"] = Started("nsharness_proxy", self.token, self._map)
             self._started["zygote"] = Started("nsharness.sandbox.zygote", self.token)
         return self
+
+    def start_proxy(self) -> None:
+        """Start the proxy: for a run whose sandbox will need to know its certificate. Idempotent."""
+        if self._map is not None or "zygote" not in self._started:
+            return
+        with suppress(OSError, NsharnessError):
+            self._map = fds.memfd("credentials")
+            self._started["proxy"] = Started("nsharness_proxy", self.token, self._map)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -71,8 +81,11 @@ class Early:
             fds.close_all([descriptor])
 
     def warm(self) -> None:
-        """Let the proxy import what it will need once it serves, and the zygote make a gateway, and start a
-        resolver: for whoever has the time."""
+        """Start the proxy and let it import what it will need once it serves, let the zygote make a gateway,
+        and start a resolver: for whoever has the time."""
+        from nsharness.supervisor.resolving import Resolver
+
+        self.start_proxy()
         for name, message in (("proxy", {"op": "import"}), ("zygote", {"op": "prepare"})):
             if (started := self._started.get(name)) is not None:
                 with suppress(OSError):

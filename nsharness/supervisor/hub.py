@@ -11,8 +11,9 @@ import os
 import selectors
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from typing import Final
+
+from nsharness.supervisor.promise import Promise
 
 type Action = tuple[int, Callable[[], None]]
 """When something happened (nanoseconds of CLOCK_MONOTONIC, 0 for at once), and what to do about it."""
@@ -66,13 +67,13 @@ class Hub:
         """Do something in the hub's thread and wait for its result."""
         if threading.current_thread() is self._thread:
             return action()
-        result: Future[T] = Future()
+        result: Promise[T] = Promise()
 
         def run() -> None:
             try:
-                result.set_result(action())
+                result.keep(action())
             except BaseException as error:  # noqa: BLE001 - it is raised in the caller's thread
-                result.set_exception(error)
+                result.fail(error)
 
         with self._lock:
             if self._stopping:

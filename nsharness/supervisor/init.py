@@ -6,9 +6,9 @@ import itertools
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from nsharness.errors import NsharnessError
+from nsharness.frozen import frozen
 from nsharness.linux import fds
 from nsharness.supervisor.channel import Channel, Message
 from nsharness.supervisor.hub import Hub
@@ -16,22 +16,24 @@ from nsharness.supervisor.hub import Hub
 _ENOENT, _EACCES, _ENOEXEC = 2, 13, 8
 
 
-@dataclass(slots=True, eq=False)
 class Process:
     """A program that was started inside; ``status`` is set when ``ended`` is."""
 
-    id: str
-    pid: int
-    """Its pid inside the sandbox."""
-    on_exit: Callable[[int], None] | None = None
-    ended: threading.Event = field(default_factory=threading.Event)
-    status: int = 0
-    """Exit code, or minus the signal's number, as ``os.waitstatus_to_exitcode`` gives it."""
-    master: int | None = None
-    """The other end of the terminal that it was given; whoever started it closes it."""
+    __slots__ = ("ended", "id", "master", "on_exit", "pid", "status")
+
+    def __init__(self, identifier: str, on_exit: Callable[[int], None] | None = None) -> None:
+        self.id = identifier
+        self.pid = 0
+        """Its pid inside the sandbox."""
+        self.on_exit = on_exit
+        self.ended = threading.Event()
+        self.status = 0
+        """Exit code, or minus the signal's number, as ``os.waitstatus_to_exitcode`` gives it."""
+        self.master: int | None = None
+        """The other end of the terminal that it was given; whoever started it closes it."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Terminal:
     """A terminal for a program: its window, and which of the streams 0, 1, 2 it takes the place of."""
 
@@ -101,7 +103,7 @@ class InitClient:
         """
         if not argv:
             raise NsharnessError("cannot run nothing", why="no program is named", exit_code=127)
-        process = Process(f"p{next(self._numbers)}", 0, on_exit)
+        process = Process(f"p{next(self._numbers)}", on_exit)
         with self._lock:
             self._processes[process.id] = process
         message: Message = {"op": "spawn", "id": process.id, "argv": list(argv), "env": dict(env or {})}

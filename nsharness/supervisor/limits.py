@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from nsharness.errors import NsharnessError
+from nsharness.frozen import frozen
 from nsharness.linux import cgroups, fds
 from nsharness.plan.limits import Group, Limit, LimitFacts, LimitPlan, Limits, choose
 from nsharness.supervisor.hub import Action, Hub
@@ -20,7 +19,7 @@ _KILLED: Final = 128 + signal.SIGKILL
 _TIMED_OUT: Final = 124
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hit:
     """A limit that was reached; ``ended`` when the sandbox was ended for it, ``count`` how often it was."""
 
@@ -89,7 +88,7 @@ class Enforcer:
         """Of each group's ``cgroup.procs``: the sandbox's first process writes itself there."""
         try:
             # A run may have several sandboxes, which all have its id.
-            for group in plan.groups(f"{sandbox}.{secrets.token_hex(3)}"):
+            for group in plan.groups(f"{sandbox}.{os.urandom(3).hex()}"):
                 self._make(group)
         except BaseException:
             self.close()

@@ -12,18 +12,18 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal
 
+from nsharness.frozen import frozen
 from nsharness.linux import cgroups, fds
 from nsharness.linux.identity import Identity
 from nsharness.plan.limits import group_name
 from nsharness.supervisor.child import RUN_OPTION
-from nsharness.supervisor.claim import claim_dead, traces
-from nsharness.supervisor.state import RunDirectory, list_runs
+from nsharness.supervisor.claim import claim_dead, runs_with_traces, traces
+from nsharness.supervisor.state import RunDirectory
 
 INIT_TITLE: Final = "nsharness-init"
 _GROUPS: Final = group_name("")
@@ -31,7 +31,7 @@ _KILL_SECONDS: Final = 5.0
 _FRESH_SECONDS: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Orphan:
     """One thing that was left behind; ``gone`` once it is no more. A ``record`` is a missing result."""
 
@@ -57,10 +57,11 @@ def collect(
 ) -> list[Orphan]:
     """Find what this owner's dead runs have left, and remove it unless ``dry_run``. Idempotent.
 
-    ``everything`` also looks for empty control groups of runs that nobody knows any more. The records of a
-    run stay. ``NsharnessError`` when the runs cannot be listed.
+    ``everything`` also looks for empty control groups of runs that nobody knows any more, and at runs that
+    were killed before there was anything of them but a folder. The records of a run stay. ``NsharnessError``
+    when the runs cannot be listed.
     """
-    runs = list_runs(identity, environ)
+    runs = runs_with_traces(identity, environ, beginning=everything)
     # Looked at once, and only when some run is dead.
     processes, groups = cache(_processes), cache(_groups)
     found: list[Orphan] = []

@@ -10,28 +10,30 @@ import itertools
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import nsharness
-from nsharness.credentials.store import SecretStore
+from nsharness.credentials.place import secrets_folder
 from nsharness.errors import NsharnessError
+from nsharness.frozen import replace
 from nsharness.linux import open_files
 from nsharness.linux.identity import Identity
 from nsharness.plan.compose import Request, compose, protectable
 from nsharness.plan.facts import gather
 from nsharness.plan.limits import LimitPlan
 from nsharness.plan.steps import Plan
-from nsharness.policy.profile import Profile
 from nsharness.supervisor.state import state_home
+
+if TYPE_CHECKING:
+    from nsharness.policy.shape import RunProfile
 
 _GATEWAY_ADDRESS: Final = "10.127.0.1"
 _PROXY_PORT: Final = 3128
 
 
 def plan_for(
-    profile: Profile,
+    profile: RunProfile,
     identity: Identity,
     *,
     sandbox: str,
@@ -79,7 +81,7 @@ def plan_for(
         environment=environment,
         limits=limits,
         resolved={name: path for name, path in resolved.items() if name != path},
-        user_namespaces=profile.privilege.user_namespaces,
+        user_namespaces=profile.user_namespaces,
     )
     return replace(compose(request, facts), open_files=open_files.INHERITED)
 
@@ -121,5 +123,5 @@ def _resolve(path: str, home: Path) -> str:
 
 
 def _private_paths(identity: Identity) -> tuple[str, ...]:
-    store = SecretStore.default(identity.home, os.environ).root.parent
+    store = secrets_folder(identity.home, os.environ).parent
     return tuple(os.path.realpath(path) for path in (store, state_home(identity)))

@@ -9,23 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import secrets
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from nsharness.credentials.kinds import kind_named
-from nsharness.credentials.placeholder import SALT_BYTES, placeholder
-from nsharness.credentials.secret import SecretRef
 from nsharness.errors import NsharnessError
+from nsharness.frozen import replace
 from nsharness.linux import fds
-from nsharness.policy.asking import askable_host, granted
-from nsharness.policy.load import upstream_authorities
-from nsharness.policy.model import Policy
-from nsharness.policy.profile import Profile
-from nsharness.policy.uninjected import REASONS
+from nsharness.policy.certifying import certifies
+from nsharness.supervisor.attachment import Attachment
 from nsharness.supervisor.channel import Channel, Message
 from nsharness.supervisor.child import Child
 from nsharness.supervisor.console import Silent
@@ -34,34 +28,17 @@ from nsharness.supervisor.credentials import Credentials
 from nsharness.supervisor.questions import Questions
 from nsharness.supervisor.session import Session
 
+if TYPE_CHECKING:
+    from nsharness.credentials.secret import SecretRef
+    from nsharness.policy.profile import Profile
+    from nsharness.policy.shape import RunProfile
+
 _START_SECONDS: Final = 30.0
+_END_SECONDS: Final = 2.0
 _MAX_QUICK_DEATHS: Final = 3
+_BEARER_BYTES: Final = 24
+_SALT_BYTES: Final = 32
 _QUICK_SECONDS: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """One sandbox at the proxy: its listeners, its policy, where its audit lines go."""
-
-    sandbox: str
-    listeners: tuple[int, ...]
-    audit: int
-    policy: Mapping[str, Any]
-    bearer: str | None = field(repr=False)
-    client: tuple[str, str] | None = field(default=None, repr=False)
-    """The certificate by which the sandbox identifies itself, and its key; PEM."""
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What the workload's environment needs in addition, for proxying with a bearer or certificate."""
-        if self.bearer is not None:
-            url = f"http://{self.bearer}@10.127.0.1:3128"
-        elif self.client is not None:
-            url = "https://10.127.0.1:3129"
-        else:
-            return {}
-        lower = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), url)
-        return lower | {name.upper(): value for name, value in lower.items()}
 
 
 class NamespaceProxy:
@@ -75,7 +52,7 @@ class NamespaceProxy:
     def __init__(
         self,
         session: Session,
-        profile: Profile,
+        profile: RunProfile,
         credentials: Credentials,
         *,
         upstreams: Mapping[str, str] | None = None,
@@ -88,15 +65,19 @@ class NamespaceProxy:
         all_of_them = on_audit is not None or not isinstance(session.reporter, Silent)
         self._copies = ("allow", "inject", "deny", "ask") if all_of_them else ("deny",)
         # Read with the owner's rights: the profile is a file of theirs, and so should be what it names.
-        with session.identity.files():
-            self._upstream_ca = upstream_authorities(profile)
+        self._upstream_ca = ""
+        if profile.upstream_ca is not None:
+            from nsharness.policy.load import upstream_authorities
+
+            with session.identity.files():
+                self._upstream_ca = upstream_authorities(profile)
         self._upstreams = dict(upstreams or {})
-        self._policy = profile.with_upstreams(self._upstreams).to_policy().to_json()
-        self._engine = Policy.from_json(self._policy).served_by
-        self._bearer_wanted = profile.proxy.auth == "bearer"
+        self._policy = profile.policy_json(self._upstreams)
+        self._engine = profile.served_by
+        self._bearer_wanted = profile.proxy_auth == "bearer"
         self._credentials = credentials
         self._on_audit = on_audit
-        self._salt = secrets.token_bytes(SALT_BYTES)
+        self._salt = os.urandom(_SALT_BYTES)
         self.questions = Questions()
         """What a person is asked about."""
         self._lock = threading.RLock()
@@ -132,6 +113,11 @@ class NamespaceProxy:
     def pid(self) -> int:
         """The pid of the proxy process that runs now."""
         return self._child.pid
+
+    @property
+    def given_up(self) -> str:
+        """Why there is no proxy any more, and will be none; empty as long as there is."""
+        return self._failure or "it ended" if self._given_up else ""
 
     def _launch(self) -> None:
         """Start a proxy process and hand it everything; also the way back after a death."""
@@ -192,7 +178,7 @@ class NamespaceProxy:
             if message.get("proof", {}).get("certificate"):
                 what = f"{what}, over a connection for its client certificate"
             self._report(f"injected {what}")
-        elif message.get("action") == "allow" and message.get("reason") in REASONS:
+        elif message.get("action") == "allow" and _is_uninjected(message.get("reason")):
             self._report(f"injected nothing for {message.get('host')}: {message.get('reason')}")
         elif message.get("action") == "deny":
             target = message.get("host") or "a connection"
@@ -232,13 +218,16 @@ class NamespaceProxy:
 
     def ca_pem(self, sandbox: str | None = None) -> str:
         """The certificate that a sandbox must trust, by default the run's own; known long before the engine
-        is loaded. It is for the hosts of the policy as it is when the authority is made."""
+        is loaded. It is for the hosts of the policy as it is when the authority is made; where there are
+        none, it is empty: nothing has to be trusted, and nobody waits for the proxy."""
         name = self._session.run.id if sandbox is None else sandbox
         with self._announced:
             if name not in self._authorities:
                 self._authorities[name] = fds.memfd("ca")
                 with contextlib.suppress(OSError):
                     self._ask_authority(name)
+            if not (certifies(self._policy) or self._given_up):
+                return ""
             self._announced.wait_for(lambda: name in self._ca or self._given_up, _START_SECONDS)
             if name in self._ca:
                 return self._ca[name]
@@ -251,6 +240,9 @@ class NamespaceProxy:
 
     def placeholder(self, ref: SecretRef) -> str:
         """What stands for a secret in the workload's environment: as useless as recognisable."""
+        from nsharness.credentials.kinds import kind_named
+        from nsharness.credentials.placeholder import placeholder
+
         return placeholder(ref, kind_named(self._credentials.kinds[str(ref)]), self._salt)
 
     def wait_ready(self, timeout: float = _START_SECONDS) -> None:
@@ -261,7 +253,7 @@ class NamespaceProxy:
     def attach(self, sandbox: str, listeners: tuple[int, ...]) -> Attachment:
         """Serve a sandbox's gateway from now on; the listeners are the proxy's to close."""
         self.ca_pem(sandbox)
-        bearer = secrets.token_urlsafe(24) if self._bearer_wanted else None
+        bearer = os.urandom(_BEARER_BYTES).hex() if self._bearer_wanted else None
         client = self._clients.get(sandbox)
         audit = self._session.run.open_audit()
         attachment = Attachment(sandbox, listeners, audit, self._policy, bearer, client)
@@ -278,7 +270,7 @@ class NamespaceProxy:
         ``NsharnessError`` where the proxy refuses it, or is not there to take it: the old one stays then, in
         every sandbox.
         """
-        policy = profile.with_upstreams(self._upstreams).to_policy().to_json()
+        policy = profile.policy_json(self._upstreams)
         changed: list[str] = []
         with self._changing:
             for sandbox in list(self._attachments):
@@ -305,6 +297,9 @@ class NamespaceProxy:
 
     def asks_about(self, host: str) -> bool:
         """Whether a canonical host is one that a person may answer about."""
+        from nsharness.policy.asking import askable_host
+        from nsharness.policy.model import Policy
+
         return askable_host(Policy.from_json(self._policy), host)
 
     def answer(self, sandbox: str, host: str, *, allow: bool) -> None:
@@ -327,7 +322,12 @@ class NamespaceProxy:
     def _answered(self, sandbox: str, policy: Mapping[str, Any]) -> Mapping[str, Any]:
         """A policy with what was said yes to."""
         hosts = self.questions.hosts(sandbox, "allowed")
-        return granted(Policy.from_json(policy), hosts).to_json() if hosts else policy
+        if not hosts:
+            return policy
+        from nsharness.policy.asking import granted
+        from nsharness.policy.model import Policy
+
+        return granted(Policy.from_json(policy), hosts).to_json()
 
     def _swap(self, sandbox: str, policy: Mapping[str, Any]) -> None:
         """Change one sandbox's policy, at the proxy and for its successors."""
@@ -345,6 +345,8 @@ class NamespaceProxy:
             "copies": self._copies,
         }
         if self._credentials.kinds:
+            from nsharness.credentials.secret import SecretRef
+
             refs = map(SecretRef.parse, self._credentials.kinds)
             message["placeholders"] = {self.placeholder(ref): str(ref) for ref in refs}
         large = []
@@ -378,8 +380,16 @@ class NamespaceProxy:
             self._closing = True
         if hasattr(self, "_channel"):
             self._channel.close()
-            self._child.end()
+            # One that is still importing has served nobody, and would not see the end before it is done.
+            self._child.end(_END_SECONDS if self._serving.is_set() else 0.0)
         for sandbox in list(self._attachments):
             self.detach(sandbox)
         fds.close_all(self._authorities.values())
         self._authorities.clear()
+
+
+def _is_uninjected(reason: object) -> bool:
+    """Whether that is why a request went on without a credential."""
+    from nsharness.policy.uninjected import REASONS
+
+    return reason in REASONS

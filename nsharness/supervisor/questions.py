@@ -10,17 +10,17 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from nsharness.policy.asking import MAX_QUESTIONS, shown_host, shown_method
+from nsharness.frozen import frozen
 from nsharness.supervisor.channel import Message
 
 State = Literal["waiting", "unanswered", "allowed", "denied"]
-_MAX_KEPT: Final = 2 * MAX_QUESTIONS
+_MAX_KEPT: Final = 200
+"""Twice as many as the proxy asks in one run."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Question:
     """May ``sandbox`` reach ``host``? It waits until ``until``, in seconds of the monotonic clock. Method,
     scheme and port are those of the first request that waits."""
@@ -40,6 +40,8 @@ class Question:
     @property
     def text(self) -> str:
         """The host and the request, as a person may be shown them."""
+        from nsharness.policy.asking import shown_host, shown_method
+
         return f"{shown_host(self.host)} ({shown_method(self.method)}, {self.scheme}, port {self.port})"
 
 
@@ -72,6 +74,8 @@ class Questions:
 
     def posed(self, message: Message) -> Question | None:
         """The proxy asks; None for what is no question that could be shown."""
+        from nsharness.policy.asking import shown_host
+
         try:
             question = Question(
                 str(message["sandbox"]),

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from nsharness.credentials.build import bindings_of
 from nsharness.errors import NsharnessError
-from nsharness.policy.hosts import HostPattern
-from nsharness.policy.profile import Profile, SandboxProxyRule
+from nsharness.policy.plain import written_out
 from nsharness.supervisor.console import Reporter, names
 from nsharness.supervisor.proxy import NamespaceProxy
+
+if TYPE_CHECKING:
+    from nsharness.policy.profile import Profile, SandboxProxyRule
+    from nsharness.policy.shape import RunProfile
 
 RELOADABLE: Final = frozenset({"sandbox_proxy_rules", "upstreams", "stray_placeholders"})
 """The keys of a profile that a run takes anew."""
@@ -28,11 +30,10 @@ class Reloader:
     """Reads a run's profile again with ``load``, which is how it was read first, and puts it in force."""
 
     def __init__(
-        self, load: Callable[[], Profile], profile: Profile, proxy: NamespaceProxy, reporter: Reporter
+        self, load: Callable[[], RunProfile], profile: RunProfile, proxy: NamespaceProxy, reporter: Reporter
     ) -> None:
         self._load = load
-        self._profile = profile
-        self._resolved = _bound(profile)
+        self._first = self._now = profile
         self._proxy = proxy
         self._reporter = reporter
         # Requests come from the control socket's threads and from the signal.
@@ -45,22 +46,24 @@ class Reloader:
         """
         with self._lock:
             try:
-                profile = self._load()
-                check_reloadable(self._profile, profile)
-                check_secrets(self._resolved, profile)
+                before, profile = written_out(self._now), written_out(self._load())
+                check_reloadable(before, profile)
+                check_secrets(_bound(written_out(self._first)), profile)
                 self._proxy.reload(profile)
+            except ImportError as error:  # It was installed anew meanwhile.
+                raise NsharnessError("no profile can be read", why=str(error), hint=_HINT) from None
             except NsharnessError as error:
                 self._reporter.line("nsharness", f"reload refused, nothing has changed: {error}")
                 raise
-            text = f"profile {profile.name} reloaded: {difference(self._profile, profile)}"
-            self._profile = profile
+            text = f"profile {profile.name} reloaded: {difference(before, profile)}"
+            self._now = profile
             self._reporter.line("nsharness", text)
             return text
 
 
 def check_reloadable(old: Profile, new: Profile) -> None:
     """``NsharnessError`` where something differs that only a start can apply."""
-    changed = [key for key in Profile.model_fields if getattr(old, key) != getattr(new, key)]
+    changed = [key for key in type(old).model_fields if getattr(old, key) != getattr(new, key)]
     fixed = sorted(set(changed) - RELOADABLE)
     if fixed:
         why = f"{', '.join(fixed)} changed, which a run takes at its start only"
@@ -97,6 +100,9 @@ def _rules(profile: Profile) -> dict[str, SandboxProxyRule]:
 
 def _bound(profile: Profile) -> frozenset[tuple[str, str, str, str]]:
     """What the credential map has for a profile: host pattern, kind, header and template of each value."""
+    from nsharness.credentials.build import bindings_of
+    from nsharness.policy.hosts import HostPattern
+
     return frozenset(
         (str(HostPattern.parse(host)), binding.kind, binding.header.lower(), binding.template)
         for binding in bindings_of(profile)

@@ -66,9 +66,11 @@ class Resolver:
         return dict(reply)
 
     def dismiss(self) -> None:
-        """Nobody has anything to ask: it sees the end, and ends, which is not waited for. Idempotent."""
+        """Nobody has anything to ask: it is ended, which is not waited for. Idempotent."""
         if self._unasked:
             self._unasked = False
+            # It would see the end, too, but then take its interpreter apart, while others need processors.
+            self._child.kill()
             fds.close_all([self._request, self._reply])
 
     def close(self) -> None:

@@ -9,15 +9,13 @@ import stat
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from nsharness.errors import NsharnessError
+from nsharness.frozen import frozen, replace
 from nsharness.linux import fds
 from nsharness.plan.limits import LimitPlan
 from nsharness.plan.steps import Plan
-from nsharness.policy.profile import Profile
-from nsharness.supervisor import layers
 from nsharness.supervisor.bounded import OUTPUT_LIMIT
 from nsharness.supervisor.cancel import Cancel
 from nsharness.supervisor.init import InitClient, Process, Terminal
@@ -29,13 +27,16 @@ from nsharness.supervisor.session import Session
 from nsharness.supervisor.shell import Shell
 from nsharness.supervisor.zygote import InitHandle
 
+if TYPE_CHECKING:
+    from nsharness.policy.shape import RunProfile
+
 _END_SECONDS: Final = 5.0
 _OUTPUT: Final = 1_000_000
 _FILE_SECONDS: Final = 30.0
 _WORDS: Final = 8_192  # Of what a program complains about: a path and a little more.
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Completed:
     """How one program ended: exit code (128 + n for signal n, 124 after a timeout) and what it wrote."""
 
@@ -53,7 +54,7 @@ class NamespaceSandbox:
     """
 
     def __init__(
-        self, session: Session, profile: Profile, proxy: NamespaceProxy, *, number: int | None = None
+        self, session: Session, profile: RunProfile, proxy: NamespaceProxy, *, number: int | None = None
     ) -> None:
         self._session = session
         self._number = number
@@ -112,7 +113,7 @@ class NamespaceSandbox:
     def _start(self) -> None:
         limits = plan_limits(self._profile.limit_values())
         zygote = self._session.zygote
-        gateway = zygote.gateway(mtls=self._profile.proxy.auth == "mtls")
+        gateway = zygote.gateway(mtls=self._profile.proxy_auth == "mtls")
         self._stack.callback(zygote.release, gateway)
         attachment = self._proxy.attach(self.id, gateway.listeners)
         self._stack.callback(self._proxy.detach, self.id)
@@ -141,6 +142,8 @@ class NamespaceSandbox:
     ) -> Plan:
         kept = None
         if self._profile.files.workspace_mode == "overlay":
+            from nsharness.supervisor import layers
+
             kept = layers.create(self._session.run)
             self._stack.callback(kept.close)
         plan = plan_for(

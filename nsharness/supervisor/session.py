@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -71,6 +72,14 @@ class Session:
         if self._zygote is None:
             raise RuntimeError("the session is not open")
         return self._zygote
+
+    @contextlib.contextmanager
+    def last_sandbox(self) -> Iterator[None]:
+        """Nothing is asked of the zygote after the block: it ends while others do."""
+        try:
+            yield
+        finally:
+            self.zygote.dismiss()
 
     def start(self, module: str, credentials: int | None = None) -> Started:
         """Start a helper process of this run."""

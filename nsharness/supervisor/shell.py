@@ -13,15 +13,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Final
 
 from nsharness.errors import NsharnessError
+from nsharness.frozen import frozen, replace
 from nsharness.linux import fds
 from nsharness.supervisor.bounded import OUTPUT_LIMIT, BoundedOutput
 from nsharness.supervisor.cancel import Cancel
@@ -51,7 +50,7 @@ _ABORT_STEP: Final = 0.05  # Seconds between two signals while a command is bein
 _ABORT_LIMIT: Final = 2.0  # Seconds until the shell itself is given up.
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ShellResult:
     """How one command ended; ``cwd`` is where the shell is afterwards.
 
@@ -255,7 +254,7 @@ class Shell:
             if cancel.given:
                 return ShellResult(CANCELLED_CODE, "", "", self._cwd or "")
             bash, note = self._current()
-            tag = secrets.token_hex(8)
+            tag = os.urandom(8).hex()
             with bash.changed:
                 bash.records.clear()
             deadline = time.monotonic() + timeout

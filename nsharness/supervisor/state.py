@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from nsharness.errors import NsharnessError
+from nsharness.frozen import frozen
 from nsharness.linux.identity import Identity
-
-TOKEN_BYTES: Final = 6
-"""48 random bits, with which a run's id ends: nobody guesses the name of a live run."""
+from nsharness.supervisor.token import new_token
 
 
 def state_home(identity: Identity, environ: Mapping[str, str] | None = None) -> Path:
@@ -32,7 +29,7 @@ def state_home(identity: Identity, environ: Mapping[str, str] | None = None) -> 
     return base / "nsharness"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunDirectory:
     """The folder of one run."""
 
@@ -76,7 +73,7 @@ def create_run(
         with identity.files():
             _make_private(runs, identity.owner_uid)
             while True:
-                identifier = f"{name}-{token or secrets.token_hex(TOKEN_BYTES)}"
+                identifier = f"{name}-{token or new_token()}"
                 try:
                     (runs / identifier).mkdir(mode=0o700)
                 except FileExistsError:

@@ -7,14 +7,13 @@ sandbox can have it: a file for each path, named and filled with hash sums.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from nsharness.credentials.store import SecretStore
+from nsharness.credentials.place import secrets_folder
 from nsharness.errors import NsharnessError
 from nsharness.linux.identity import Identity
 
@@ -49,7 +48,7 @@ class TrustStore:
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
-        self.folder = SecretStore.default(identity.home, os.environ).root.parent / "trusted"
+        self.folder = secrets_folder(identity.home, os.environ).parent / "trusted"
 
     def trust(self, path: Path, digest: str) -> None:
         """Remember this text of this file. ``NsharnessError`` when it cannot be stored."""
@@ -103,5 +102,7 @@ class TrustStore:
             )
 
     def _entry(self, path: Path) -> Path:
+        import hashlib
+
         name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
         return self.folder / name

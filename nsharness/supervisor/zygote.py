@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from nsharness.errors import ASK_DOCTOR, NsharnessError
+from nsharness.frozen import frozen
 from nsharness.linux import fds
-from nsharness.linux.probe import remedy_here
 from nsharness.plan.steps import Plan
 from nsharness.supervisor.channel import Channel, Message
 from nsharness.supervisor.early import Started
@@ -18,7 +17,7 @@ from nsharness.supervisor.hub import Hub
 _START_SECONDS = 30.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GatewayHandle:
     """A gateway that the zygote keeps, and its listening sockets, which are ours."""
 
@@ -26,7 +25,7 @@ class GatewayHandle:
     listeners: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InitHandle:
     """A sandbox's PID 1: its pid on the host, and a descriptor that stays true when the pid is reused."""
 
@@ -114,11 +113,17 @@ class Zygote:
             return self._channel.request(message, descriptors)
         except NsharnessError as error:
             if error.hint == ASK_DOCTOR:  # The kernel refused something: find out what helps on this machine.
+                from nsharness.linux.probe import remedy_here
+
                 raise NsharnessError(error.what, why=error.why, hint=remedy_here()) from None
             raise
         except EOFError:
             self._child.end(1.0)
             raise NsharnessError("the zygote ended unexpectedly", why=self._child.complaint()) from None
+
+    def dismiss(self) -> None:
+        """Nothing more is asked for: it ends, which is not waited for. Idempotent."""
+        self._channel.close()
 
     def close(self) -> None:
         """End it. Idempotent."""

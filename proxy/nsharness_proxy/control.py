@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from nsharness.linux import fds
+
+if TYPE_CHECKING:
+    import asyncio
 
 _MAX_QUEUE: Final = 10_000
 _MAX_BURST: Final = 32 * 1024
@@ -38,6 +40,8 @@ class Control:
 
     def attach(self) -> None:
         """From now on nothing blocks."""
+        import asyncio
+
         self._socket.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self._incoming = asyncio.Queue()
@@ -137,7 +141,8 @@ class Control:
         except (OSError, ValueError):
             message, descriptors = None, []
         if message is None:
-            asyncio.get_running_loop().remove_reader(self._socket)
+            if self._loop is not None:
+                self._loop.remove_reader(self._socket)
             incoming.put_nowait(None)
         else:
             incoming.put_nowait((message, descriptors))

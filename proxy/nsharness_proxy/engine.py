@@ -42,7 +42,7 @@ from nsharness_proxy.report import Report
 from nsharness_proxy.sandbox import Sandbox
 from nsharness_proxy.scrubbing import scrubber_for
 from nsharness_proxy.stub import Stub
-from nsharness_proxy.tls import PROTOCOL, ClientSide, HostSide, rehearse
+from nsharness_proxy.tls import PROTOCOL, ClientSide, HostSide
 
 if TYPE_CHECKING:
     from nsharness_proxy.mitm import Mitm
@@ -109,18 +109,19 @@ class Engine:
         control: Control,
         report: Report,
         load: Callable[[], Awaitable[Mitm]],
+        host_tls: HostSide,
     ) -> None:
-        """``load`` gives mitmproxy, and loads it before if it has to."""
+        """``load`` gives mitmproxy, and loads it before if it has to; ``host_tls`` is TLS with hosts that are
+        verified against the system's authorities alone."""
         self._authorities = authorities
         self._credentials = credentials
         self._scrubber = scrubber_for(credentials)
         self._control = control
         self._report = report
-        self._host_tls = HostSide()
+        self._host_tls = host_tls
         self._attached: dict[str, _Attached] = {}
         self._untold: set[str] = set()
         self._load = load
-        rehearse(CertificateAuthority.create())
         if self._host_tls.trusts is None:
             report.log(
                 "warning", "no bundle of trusted authorities was found: no https upstream will be trusted"

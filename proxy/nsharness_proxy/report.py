@@ -1,12 +1,11 @@
 """What the proxy says about itself: events to the supervisor, never the content of a message.
 
 The engine, asyncio and OpenSSL put what came over the wire into exceptions and log lines. So of an
-exception only its type and its place are told, and of a log record only who wrote it.
+exception only its type and its place are told, and of a log record only who wrote it (``records``).
 """
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from collections.abc import Callable
@@ -34,12 +33,6 @@ class Report:
 
     def capture(self) -> None:
         """Send everything through here that would otherwise be printed."""
-        root = logging.getLogger()
-        root.handlers[:] = [_Records(self)]
-        root.setLevel(logging.WARNING)
-        # It quotes requests and tracebacks of its own accord; what matters of it is reported by the handler.
-        logging.getLogger("mitmproxy").disabled = True
-        logging.raiseExceptions = False
 
         def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
             self.failure("uncaught", error)
@@ -47,17 +40,6 @@ class Report:
         sys.excepthook = uncaught
         sys.unraisablehook = lambda raised: self.failure("unraisable", raised.exc_value)
         threading.excepthook = lambda raised: self.failure("a thread failed", raised.exc_value)
-
-
-class _Records(logging.Handler):
-    def __init__(self, report: Report) -> None:
-        super().__init__()
-        self._report = report
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-        level: Level = "error" if record.levelno >= logging.ERROR else "warning"
-        self._report.log(level, f"{record.name}, {record.module}:{record.lineno}: {describe(error)}")
 
 
 def describe(error: BaseException | None) -> str:

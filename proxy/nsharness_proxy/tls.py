@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import stat
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,10 +80,14 @@ class HostSide:
 
     def __init__(self, extra: bytes = b"") -> None:
         """``extra`` are further authorities in PEM; ``ValueError`` if they are none."""
-        self.trusts = next((path for path in TRUST_STORES if Path(path).is_file()), None)
+        self.trusts, self._as_it_was = _trust_store()
         self._extra = x509.load_pem_x509_certificates(extra) if extra else []
         self._shown: OrderedDict[object, Kept] = OrderedDict()
         self._context = self._new_context()
+
+    def is_current(self) -> bool:
+        """Whether the system's authorities are still those that were loaded, as far as their file tells."""
+        return (self.trusts, self._as_it_was) == _trust_store()
 
     def connection(self, host: str, shown: Shown | None = None) -> SSL.Connection:
         """A new handshake with the canonical ``host``: its certificate must be for that name or address.
@@ -118,10 +123,22 @@ class HostSide:
         return context
 
 
-def rehearse(authority: CertificateAuthority) -> None:
-    """One handshake with ourselves: the libraries import parts of themselves when they are first used."""
+def _trust_store() -> tuple[str | None, tuple[int, ...]]:
+    """The bundle of the system's authorities, and by what a change of it is seen; None without one."""
+    for path in TRUST_STORES:
+        with contextlib.suppress(OSError):
+            status = Path(path).stat()
+            if stat.S_ISREG(status.st_mode):
+                return path, (status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
+    return None, ()
+
+
+def rehearsed(authority: CertificateAuthority) -> HostSide:
+    """The usual half of TLS with hosts, after one handshake with ourselves: the libraries import parts of
+    themselves when they are first used."""
+    made = HostSide()
     client, server = (
-        HostSide().connection("rehearsal.invalid"),
+        made.connection("rehearsal.invalid"),
         ClientSide(authority).connection("rehearsal.invalid"),
     )
     ends = ((client, server), (server, client))
@@ -131,6 +148,7 @@ def rehearse(authority: CertificateAuthority) -> None:
             here.do_handshake()
         with contextlib.suppress(SSL.Error):
             there.bio_write(here.bio_read(65536))
+    return made
 
 
 def _expect_host(connection: SSL.Connection, host: str) -> None:

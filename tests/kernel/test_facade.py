@@ -78,7 +78,9 @@ def work() -> Iterator[Path]:
 
 
 def test_many_sandboxes_share_a_proxy_and_nothing_else(work: Path) -> None:
-    with Sandboxes() as many, many.open() as one, many.open(workspace=work) as two:
+    rule = {"name": "known", "hosts": ["known.example"]}
+    profile = Profile.model_validate({"name": "many", "sandbox_proxy_rules": [rule]})
+    with Sandboxes(profile) as many, many.open() as one, many.open(workspace=work) as two:
         assert one.id != two.id
         for box, host in ((one, "one.example"), (two, "two.example")):
             box.run(["sh", "-c", f"echo {host} > /tmp/mine; exec curl -s http://{host}/"])

@@ -55,7 +55,8 @@ class Numbered(NamespaceSandbox):
 
 @pytest.fixture
 def proxied(tmp_path: Path) -> Iterator[tuple[Session, Profile, NamespaceProxy]]:
-    profile = Profile(name="many")
+    rule = {"name": "known", "hosts": ["known.example"]}
+    profile = Profile.model_validate({"name": "many", "sandbox_proxy_rules": [rule]})
     with (
         opened_session(tmp_path) as session,
         resolve(profile, session.identity) as credentials,

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from nsharness.frozen import replace
 from nsharness.linux import fds
 from nsharness.plan.compose import Request, compose
 from nsharness.plan.facts import gather
@@ -141,7 +142,7 @@ def plan(*extra: Step, **changes: Any) -> Plan:
     request = Request("test", uid, gid, "ada", "/home/ada", "10.127.0.1", "http://10.127.0.1:3128")
     made = compose(request, gather())
     steps = (*made.steps[:-1], *extra, made.steps[-1])
-    return Plan(**{**{name: getattr(made, name) for name in Plan.__slots__}, "steps": steps, **changes})
+    return replace(made, **{"steps": steps, **changes})
 
 
 def test_a_plan_becomes_a_sandbox(zygote: Zygote) -> None:

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from nsharness.linux import fds
+from nsharness.policy.certifying import certifies
 from nsharness.policy.hosts import HostPattern
 from nsharness.policy.model import Policy, Rule
 from nsharness_proxy.ca import CertificateAuthority, hosts_of
@@ -161,3 +162,19 @@ def test_a_sandbox_without_an_authority_is_not_served(running_proxy: Proxy, sand
     with pytest.raises(AssertionError):
         running_proxy.attach(sandbox, policy(), authority="nobody")
     assert "no authority" in running_proxy.event("error", sandbox=sandbox.id)["why"]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Policy("none"),
+        Policy("none", proxy_auth="bearer"),
+        Policy("none", (rule("no", "wiki.local", deny=True),)),
+        Policy("some", (rule("all", "wiki.local"),)),
+        Policy("some", (rule("no", "wiki.local", deny=True), rule("all", "other.local"))),
+        Policy("some", unknown="ask"),
+        Policy("some", proxy_auth="mtls"),
+    ],
+)
+def test_a_sandbox_trusts_an_authority_that_can_certify_something(policy: Policy) -> None:
+    assert certifies(policy.to_json()) == (policy.profile == "some") == (hosts_of(policy) != ())

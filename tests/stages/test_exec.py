@@ -303,3 +303,37 @@ def test_a_live_run_is_entered_with_a_terminal(
     assert inside.wait() == 4
     assert program("stop", run).returncode == 0
     assert hold.wait() == 129
+
+
+@pytest.mark.parametrize("how", others_slow([[], ["--allow", "known.example"]]))
+def test_a_proxy_that_cannot_live_is_told_of_and_changes_no_exit_code(
+    program: Program, how: list[str]
+) -> None:
+    # Until nobody listens any more: 7 is that in curl(1).
+    script = "echo it runs; until curl -s -o /dev/null http://192.0.2.1/; [ $? = 7 ]; do :; done; exit 3"
+    with started(
+        program, "exec", *how, "--", "sh", "-c", script, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"it runs\n"
+        (supervisor,) = program.supervisors()
+
+        def over() -> bool:
+            """Each proxy is started again at once, but not for ever."""
+            for pid in filter(_is_proxy, descendants(supervisor)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return process.poll() is not None
+
+        assert eventually(over)
+        told = process.stderr.read()
+    assert process.returncode == 3
+    assert told.startswith(b"nsharness: there was no proxy: ")
+    assert told.count(b"\n") == 1
+
+
+def _is_proxy(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return "nsharness_proxy" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    return False

@@ -14,7 +14,8 @@ import pytest
 from nsharness.linux.identity import Identity
 from nsharness.linux.probe import REQUIRED
 from nsharness.policy.profile import Profile
-from nsharness.supervisor.proxy import Attachment, NamespaceProxy
+from nsharness.supervisor.attachment import Attachment
+from nsharness.supervisor.proxy import NamespaceProxy
 from nsharness.supervisor.sandbox import Completed, NamespaceSandbox
 from nsharness.supervisor.session import Session
 from tests.support.processes import alive

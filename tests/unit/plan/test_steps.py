@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
@@ -63,7 +62,7 @@ def test_every_kind_of_step_survives_json(step: Step) -> None:
 
 
 def test_a_step_cannot_be_changed() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError, match="frozen"):
         Directory("/a").path = "/b"  # type: ignore[misc]
 
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from nsharness.credentials.build import bindings_of
+from nsharness.policy.connecting import ProxySettings
 from nsharness.policy.decide import Allow, decide
 from nsharness.policy.model import Policy
-from nsharness.policy.profile import Profile, ProxySettings, SandboxProxyRule
+from nsharness.policy.profile import Profile, SandboxProxyRule
 from nsharness.policy.request import RequestView
 from nsharness.policy.schema import schema_table
 from nsharness.policy.units import Rate

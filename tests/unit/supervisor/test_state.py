@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import socket
 import stat
 from pathlib import Path
@@ -66,7 +65,7 @@ def test_an_id_is_the_name_and_48_random_bits(ada: Identity) -> None:
 def test_a_folder_that_is_there_already_is_never_used(ada: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = create(ada)
     answers = [taken.id.rpartition("-")[2], "0" * 12]
-    monkeypatch.setattr(secrets, "token_hex", lambda _: answers.pop(0))
+    monkeypatch.setattr(os, "urandom", lambda _: bytes.fromhex(answers.pop(0)))
     assert create(ada).id == "run-" + "0" * 12
     assert not answers
 

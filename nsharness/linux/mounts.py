@@ -7,7 +7,6 @@ writable, and the source cannot be exchanged between check and use.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 from typing import Final
@@ -60,7 +59,7 @@ def set_attributes(
         tree,
         b"",
         _AT_EMPTY_PATH | _AT_RECURSIVE,
-        ctypes.create_string_buffer(record, len(record)),
+        record,
         len(record),
     )
 

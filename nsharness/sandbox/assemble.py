@@ -8,7 +8,6 @@ any symbolic link (openat2(2)), so that nothing inside a shared directory can re
 from __future__ import annotations
 
 import base64
-import ctypes
 import os
 import struct
 from contextlib import nullcontext
@@ -254,5 +253,4 @@ def _place(base: int, path: str) -> str:
 def _open_beneath(base: int, path: str) -> int:
     flags = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW
     how = struct.pack("=QQQ", flags, 0, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS)
-    name = ctypes.c_char_p(os.fsencode(path.lstrip("/")))
-    return libc.syscall(_SYS_OPENAT2, base, name, ctypes.create_string_buffer(how, len(how)), len(how))
+    return libc.syscall(_SYS_OPENAT2, base, os.fsencode(path.lstrip("/")), how, len(how))

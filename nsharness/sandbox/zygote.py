@@ -30,7 +30,7 @@ from typing import Any, Final
 from nsharness.errors import ASK_DOCTOR, NsharnessError
 from nsharness.linux import fds, libc, mounts, open_files, process, seccomp, userns
 from nsharness.plan import syscalls
-from nsharness.sandbox import gateway, init
+from nsharness.sandbox import gateway, init, spawn
 from nsharness.sandbox.report import describe
 
 _KEPT: Final = frozenset(
@@ -94,15 +94,15 @@ class Zygote:
                         os.read(wakeup_read, 4096)
                 self._reap()
 
-    def _reap(self) -> None:
+    @staticmethod
+    def _reap() -> None:
+        """Let go of first processes that have ended, which the supervisor sees by itself."""
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                    return
             except ChildProcessError:
                 return
-            if pid == 0:
-                return
-            self._send({"event": "ended", "pid": pid, "status": os.waitstatus_to_exitcode(status)})
 
     def _answer(self, message: dict[str, Any], descriptors: list[int]) -> None:
         tag = str(message.get("tag", ""))
@@ -302,6 +302,8 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # Terminal signals are the supervisor's business: it ends us by closing the socket.
         signal.signal(number, signal.SIG_IGN)
+    spawn.ignored()  # Found out once, for all sandboxes.
+    gateway.encoder()
     try:
         prepare()
     except OSError as error:
@@ -310,11 +312,13 @@ def main() -> int:
         report["hint"] = ASK_DOCTOR
         fds.send(control, {"event": "error", **report})
         return 1
+    fds.send(control, {"event": "ready"})
+    with contextlib.suppress(NsharnessError):  # Whoever asks for a gateway is told.
+        gateway.datagrams()
     # What is imported by now never changes: keep it out of the collector's way, and so out of the memory
     # that children would otherwise copy.
     gc.collect()
     gc.freeze()
-    fds.send(control, {"event": "ready"})
     Zygote(control).run()
     return 0
 

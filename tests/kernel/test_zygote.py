@@ -17,7 +17,7 @@ from nsharness.linux import fds
 from nsharness.plan.compose import Request, compose
 from nsharness.plan.facts import gather
 from nsharness.plan.steps import Bind, Directory, File, Plan, Step, Tmpfs
-from nsharness.sandbox import gateway
+from nsharness.sandbox import gateway, rtnetlink
 from nsharness.sandbox.zygote import prepare
 from nsharness.supervisor.child import Child
 from tests.support.descriptors import open_now
@@ -78,7 +78,7 @@ def test_a_gateway_that_cannot_be_made_leaves_nothing(step: str) -> None:
 def test_a_step_that_the_kernel_refuses_is_named() -> None:
     def action() -> object:
         prepare()
-        gateway._VETH = 1  # type: ignore[misc] # the number of the loopback interface
+        rtnetlink._VETH = 1  # type: ignore[misc] # the number of the loopback interface
         try:
             gateway.create()
         except OSError as error:

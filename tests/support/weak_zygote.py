@@ -82,7 +82,7 @@ def capabilities() -> None:
 
 
 def _permitted() -> frozenset[int]:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     (mask,) = (int(line.split()[1], 16) for line in lines if line.startswith("CapPrm"))
     return frozenset(number for number in range(64) if mask >> number & 1)
 
@@ -124,6 +124,7 @@ def hosts_network() -> None:
     making = gateway.create
 
     def create(proxy_port: int) -> gateway.Gateway:
+        gateway.datagrams()  # Found out here, once: each child would otherwise do it again.
         ours, theirs = socket.socketpair()
         with ours, theirs:
             pid = os.fork()

@@ -26,6 +26,7 @@ SYS_MOUNT_SETATTR: Final = 442
 _ARCH: Final[dict[str, dict[str, int]]] = {
     "x86_64": {
         "capset": 126,
+        "clone": 56,
         "ioprio_get": 252,
         "keyctl": 250,
         "pivot_root": 155,
@@ -35,6 +36,7 @@ _ARCH: Final[dict[str, dict[str, int]]] = {
     },
     "aarch64": {
         "capset": 91,
+        "clone": 220,
         "ioprio_get": 31,
         "keyctl": 219,
         "pivot_root": 41,

@@ -17,42 +17,22 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import json
 import os
 import selectors
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from nsharness.errors import ASK_DOCTOR, NsharnessError
 from nsharness.linux import fds, libc, mounts, open_files, process, seccomp, userns
 from nsharness.plan import syscalls
-from nsharness.sandbox import gateway, init, spawn
+from nsharness.sandbox import first, gateway, spawn
 from nsharness.sandbox.report import describe
 
 _KEPT: Final = frozenset(
     {process.CAP_SYS_ADMIN, process.CAP_NET_ADMIN, process.CAP_SETUID, process.CAP_SETGID}
 )
-_SANDBOX_NAMESPACES: Final = (
-    os.CLONE_NEWNS | os.CLONE_NEWPID | os.CLONE_NEWIPC | os.CLONE_NEWUTS | os.CLONE_NEWCGROUP
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A first process that waits for its plan on the other end of ``offer``; it and its parent report on the
-    pipe ``status``."""
-
-    offer: socket.socket
-    status: int
-
-    def close(self) -> None:
-        """Nobody needs it: it sees the end of its socket, and ends."""
-        self.offer.close()
-        os.close(self.status)
 
 
 class Zygote:
@@ -63,8 +43,8 @@ class Zygote:
         self._gateways: dict[int, gateway.Gateway] = {}
         self._next_gateway = 1
         self._pool_size = 0
-        self._pool: deque[tuple[gateway.Gateway, Waiting | None]] = deque()
-        self._waiting: dict[int, Waiting] = {}
+        self._pool: deque[tuple[gateway.Gateway, first.Waiting | None]] = deque()
+        self._waiting: dict[int, first.Waiting] = {}
         self._expected: set[int] = set()  # gateways whose sandboxes somebody is about to ask for
         self._compiled: dict[bool, tuple[seccomp.Compiled, ...]] = {}
         # Its writing end is held by this process alone: when the zygote is gone, however it went, every
@@ -109,10 +89,13 @@ class Zygote:
         try:
             match message.get("op"):
                 case "gateway":
-                    self._make_gateway(tag, mtls=message.get("mtls") is True)
+                    number = self._make_gateway(tag, mtls=message.get("mtls") is True)
                     # The supervisor wires the gateway and makes the plan now: for the start it costs nothing.
-                    with contextlib.suppress(NsharnessError):
-                        self._filters(user_namespaces=False)
+                    with contextlib.suppress(OSError, NsharnessError):
+                        filters = self._filters(user_namespaces=False)
+                        if message.get("ahead") is True and number not in self._waiting:
+                            netns = self._gateways[number].sandbox_netns
+                            self._waiting[number] = first.ahead(netns, self._lifeline, filters)
                 case "sandbox":
                     self._make_sandbox(
                         tag, int(message["gateway"]), message.get("user_namespaces") is True, *descriptors
@@ -144,22 +127,10 @@ class Zygote:
             return
         waiting = None
         with contextlib.suppress(OSError, NsharnessError):
-            waiting = self._fork_waiting(made.sandbox_netns, self._filters(user_namespaces=False))
+            waiting = first.ahead(made.sandbox_netns, self._lifeline, self._filters(user_namespaces=False))
         self._pool.append((made, waiting))
 
-    def _fork_waiting(self, netns: int, filters: tuple[seccomp.Compiled, ...]) -> Waiting:
-        ours, theirs = fds.message_pair()
-        status_read, status_write = os.pipe2(os.O_CLOEXEC)
-        intermediate = os.fork()
-        if intermediate == 0:
-            descriptors = (theirs.fileno(), status_write, self._lifeline)
-            _become_parent_of_init(netns, status_write, (), lambda: init.wait(*descriptors, filters))
-        theirs.close()
-        os.close(status_write)
-        os.waitpid(intermediate, 0)
-        return Waiting(ours, status_read)
-
-    def _make_gateway(self, tag: str, *, mtls: bool) -> None:
+    def _make_gateway(self, tag: str, *, mtls: bool) -> int:
         waiting = None
         if mtls or not self._pool:
             made = gateway.create(gateway.MTLS_PORT if mtls else gateway.PROXY_PORT)
@@ -173,6 +144,7 @@ class Zygote:
         # The supervisor has the listeners now; only the namespaces stay here.
         fds.close_all(made.listeners)
         self._gateways[number] = gateway.Gateway((), made.gateway_netns, made.sandbox_netns)
+        return number
 
     def _filters(self, *, user_namespaces: bool) -> tuple[seccomp.Compiled, ...]:
         """Compiled once, some milliseconds, for all sandboxes; ``NsharnessError`` when that is impossible."""
@@ -188,90 +160,29 @@ class Zygote:
             raise NsharnessError(f"gateway {number} does not exist")
         self._expected.discard(number)
         waiting = self._waiting.pop(number, None)
-        intermediate = 0
         # One that waits is in its namespaces already: too late for groups, and its filters are what they are.
-        if waiting is not None and not groups and not user_namespaces and _offered(waiting, plan, control):
-            status = os.dup(waiting.status)
+        if waiting is not None and (groups or user_namespaces):
+            waiting.close()
+            waiting = None
+        if waiting is not None and waiting.give(plan, control):
+            made = waiting.first
         else:
             filters = self._filters(user_namespaces=user_namespaces)
             netns = self._gateways[number].sandbox_netns
-            intermediate, status = self._fork_first(netns, (plan, control), groups, filters)
-        if waiting is not None:
-            waiting.close()
-        with os.fdopen(status, "rb") as stream:
-            # Until both writers have closed it: the intermediate process by ending, PID 1 by being ready.
-            report = stream.read().splitlines()
-        if intermediate:
-            os.waitpid(intermediate, 0)
-        pid = next((int(line) for line in report if line.isdigit()), 0)
-        if pid == 0 or b"ready" not in report:
-            raise _failure([line for line in report if not line.isdigit()])
+            made = first.start(netns, (plan, control), self._lifeline, filters, groups)
+        made.await_ready()
         # The process cannot be gone for good: nobody but this loop reaps it.
-        pidfd = os.pidfd_open(pid)
+        pidfd = os.pidfd_open(made.pid)
         try:
-            self._send({"event": "sandbox", "reply_to": tag, "pid": pid}, (pidfd,))
+            self._send({"event": "sandbox", "reply_to": tag, "pid": made.pid}, (pidfd,))
         finally:
             os.close(pidfd)
-
-    def _fork_first(
-        self,
-        netns: int,
-        given: tuple[int, int],
-        groups: tuple[int, ...],
-        filters: tuple[seccomp.Compiled, ...],
-    ) -> tuple[int, int]:
-        """Fork a first process that is ``given`` its plan and its control socket; the pid of its parent, and
-        the pipe on which both report."""
-        status_read, status_write = os.pipe2(os.O_CLOEXEC)
-        intermediate = os.fork()
-        if intermediate == 0:
-            descriptors = (*given, status_write, self._lifeline)
-            _become_parent_of_init(netns, status_write, groups, lambda: init.main(*descriptors, filters))
-        os.close(status_write)
-        return intermediate, status_read
 
     def _send(self, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
         try:
             fds.send(self._control, message, descriptors)
         except OSError:
             return  # The supervisor is gone; end-of-file follows.
-
-
-def _offered(waiting: Waiting, plan: int, control: int) -> bool:
-    """Whether a first process that waits could be given its plan."""
-    try:
-        fds.send(waiting.offer, {}, (plan, control))
-    except OSError:
-        return False  # Somebody has killed it.
-    return True
-
-
-def _become_parent_of_init(
-    netns: int, status: int, groups: tuple[int, ...], become_init: Callable[[], None]
-) -> None:
-    """The intermediate process: enters the namespaces, forks PID 1, ends. Never returns."""
-    try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for group in groups:
-            os.write(group, b"0")  # Before there is anything to limit, and before its cgroup namespace.
-        os.setns(netns, os.CLONE_NEWNET)
-        os.unshare(_SANDBOX_NAMESPACES)
-        pid = os.fork()
-        if pid == 0:
-            become_init()
-        os.write(status, f"{pid}\n".encode())
-    except BaseException as error:  # noqa: BLE001 - nothing may get past os._exit
-        fds.write_all(status, json.dumps(describe(error)).encode() + b"\n")
-    finally:
-        os._exit(0)
-
-
-def _failure(report: list[bytes]) -> NsharnessError:
-    try:
-        return NsharnessError(**json.loads(report[0]))
-    except (ValueError, TypeError, IndexError):
-        return NsharnessError("cannot build a sandbox", why="its first process ended before it was ready")
 
 
 def prepare() -> None:

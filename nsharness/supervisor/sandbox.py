@@ -112,7 +112,8 @@ class NamespaceSandbox:
     def _start(self) -> None:
         limits = plan_limits(self._profile.limit_values())
         zygote = self._session.zygote
-        gateway = zygote.gateway(mtls=self._profile.proxy.auth == "mtls")
+        ahead = not limits.groups(self.id) and not self._profile.privilege.user_namespaces
+        gateway = zygote.gateway(mtls=self._profile.proxy.auth == "mtls", ahead=ahead)
         self._stack.callback(zygote.release, gateway)
         attachment = self._proxy.attach(self.id, gateway.listeners)
         self._stack.callback(self._proxy.detach, self.id)

@@ -67,10 +67,13 @@ class Zygote:
     def _on_end(self) -> None:
         self._ready.set()
 
-    def gateway(self, *, mtls: bool = False) -> GatewayHandle:
+    def gateway(self, *, mtls: bool = False, ahead: bool = False) -> GatewayHandle:
         """Make a gateway, with the proxy's port 3129 where clients show a certificate, else 3128.
-        ``NsharnessError`` when the kernel refuses."""
-        reply, descriptors = self._request({"op": "gateway", "mtls": mtls}, ())
+
+        With ``ahead`` a first process is made for it meanwhile, of use to a sandbox without control groups
+        and without user namespaces of its own. ``NsharnessError`` when the kernel refuses.
+        """
+        reply, descriptors = self._request({"op": "gateway", "mtls": mtls, "ahead": ahead}, ())
         return GatewayHandle(int(reply["gateway"]), tuple(descriptors))
 
     def sandbox(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from nsharness.linux import fds
+from nsharness.linux import fds, forking
 from nsharness.plan.compose import Request, compose
 from nsharness.plan.facts import gather
 from nsharness.plan.steps import Bind, Directory, File, Plan, Step, Tmpfs
@@ -28,6 +29,9 @@ from tests.support.tiers import others_slow
 from tests.support.waiting import DEADLINE, eventually
 
 pytestmark = needs_sandbox
+
+
+_CLONE_THREAD = 0x10000  # Together with a new pid namespace it makes no sense.
 
 
 def own_netns() -> int:
@@ -86,6 +90,38 @@ def test_a_step_that_the_kernel_refuses_is_named() -> None:
         return "made"
 
     assert str(in_child(action)).startswith("the gateway's network, step 1 (ifinfmsg): ")
+
+
+# --- a fork -------------------------------------------------------------------------------------------------
+
+
+def test_a_fork_is_the_first_process_of_its_namespace_and_forks_in_turn() -> None:
+    def action() -> object:
+        prepare()
+        child = forking.fork(os.CLONE_NEWPID)
+        if child == 0:
+            grandchild = os.fork()
+            if grandchild == 0:
+                os._exit(os.getpid())
+            _, status = os.waitpid(grandchild, 0)
+            os._exit(10 * os.getpid() + os.waitstatus_to_exitcode(status))
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert in_child(action) == 12
+
+
+def test_a_fork_that_the_kernel_refuses_leaves_its_caller_as_it_was() -> None:
+    def action() -> object:
+        try:
+            forking.fork(os.CLONE_NEWPID | _CLONE_THREAD)
+        except OSError as error:
+            child = os.fork()
+            if child == 0:
+                os._exit(7)
+            return error.errno, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return "forked"
+
+    assert in_child(action) == [errno.EINVAL, 7]
 
 
 # --- the process --------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import prctl
 
 from nsharness.linux import landlock, libc, process, seccomp, userns
 from nsharness.plan.steps import Plan
-from nsharness.sandbox import assemble, gateway, init, road, spawn, zygote
+from nsharness.sandbox import assemble, first, gateway, init, road, spawn, zygote
 
 _MORE = frozenset({1, 13, 18})  # CAP_DAC_OVERRIDE, CAP_NET_RAW and CAP_SYS_CHROOT, as most containers have.
 _PERMITTED, _AMBIENT_RAISE = 2, 2
@@ -154,12 +154,12 @@ def _without_unshare(kind: int) -> None:
 
 
 def hosts_ipc() -> None:
-    _set(zygote, "_SANDBOX_NAMESPACES", zygote._SANDBOX_NAMESPACES & ~os.CLONE_NEWIPC)
+    _set(first, "_NAMESPACES", first._NAMESPACES & ~os.CLONE_NEWIPC)
 
 
 def hosts_processes() -> None:
     """No pid namespace; the plan must bind the host's procfs in the place of a new one."""
-    _set(zygote, "_SANDBOX_NAMESPACES", zygote._SANDBOX_NAMESPACES & ~os.CLONE_NEWPID)
+    _set(first, "_NAMESPACES", first._NAMESPACES & ~os.CLONE_NEWPID)
     no_user_namespace()
     assembling = assemble.assemble
 

@@ -1,0 +1,112 @@
+"""First processes: forks of the zygote that become PID 1 of a sandbox, at once or once they have a plan."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from nsharness.errors import NsharnessError
+from nsharness.linux import fds, forking, seccomp
+from nsharness.sandbox import init
+from nsharness.sandbox.report import describe
+
+_NAMESPACES: Final = os.CLONE_NEWNS | os.CLONE_NEWPID | os.CLONE_NEWIPC | os.CLONE_NEWUTS | os.CLONE_NEWCGROUP
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """A first process and the pipe on which it says how it went, its own end and nobody else's."""
+
+    pid: int
+    status: int
+
+    def await_ready(self) -> None:
+        """Return when it serves, confined. ``NsharnessError`` says why it does not."""
+        with os.fdopen(self.status, "rb") as stream:
+            report = stream.read().splitlines()
+        if report != [b"ready"]:
+            raise _failure(report)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One that waits for its plan on the other end of ``offer``."""
+
+    first: First
+    offer: socket.socket
+
+    def give(self, plan: int, control: int) -> bool:
+        """Let it go on; False when somebody has killed it. Either way it waits no more."""
+        with self.offer:
+            try:
+                fds.send(self.offer, {}, (plan, control))
+            except OSError:
+                os.close(self.first.status)
+                return False
+        return True
+
+    def close(self) -> None:
+        """Nobody needs it: it sees the end of its socket, and ends."""
+        self.offer.close()
+        os.close(self.first.status)
+
+
+def start(
+    netns: int,
+    given: tuple[int, int],
+    lifeline: int,
+    filters: Sequence[seccomp.Compiled],
+    groups: Sequence[int] = (),
+) -> First:
+    """One that is ``given`` its plan and its control socket."""
+    return _fork(netns, groups, lambda status: init.main(*given, status, lifeline, filters))
+
+
+def ahead(netns: int, lifeline: int, filters: Sequence[seccomp.Compiled]) -> Waiting:
+    """One whose plan is not known yet."""
+    ours, theirs = fds.message_pair()
+    with theirs:
+        first = _fork(netns, (), lambda status: init.wait(theirs.fileno(), status, lifeline, filters))
+    return Waiting(first, ours)
+
+
+def _fork(netns: int, groups: Sequence[int], become_init: Callable[[int], None]) -> First:
+    status_read, status_write = os.pipe2(os.O_CLOEXEC)
+    try:
+        pid = forking.fork(_NAMESPACES & os.CLONE_NEWPID)
+        if pid == 0:
+            _enter(netns, groups, status_write, become_init)
+    except BaseException:
+        os.close(status_read)
+        raise
+    finally:
+        os.close(status_write)
+    return First(pid, status_read)
+
+
+def _enter(netns: int, groups: Sequence[int], status: int, become_init: Callable[[int], None]) -> None:
+    """In the new process; never returns."""
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for group in groups:
+            os.write(group, b"0")  # Before there is anything to limit, and before its cgroup namespace.
+        os.setns(netns, os.CLONE_NEWNET)
+        os.unshare(_NAMESPACES & ~os.CLONE_NEWPID)
+        become_init(status)
+    except BaseException as error:  # noqa: BLE001 - nothing may get past os._exit
+        fds.write_all(status, json.dumps(describe(error)).encode() + b"\n")
+    finally:
+        os._exit(1)
+
+
+def _failure(report: list[bytes]) -> NsharnessError:
+    try:
+        return NsharnessError(**json.loads(report[0]))
+    except (ValueError, TypeError, IndexError):
+        return NsharnessError("cannot build a sandbox", why="its first process ended before it was ready")

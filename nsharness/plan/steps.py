@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from nsharness.plan import syscalls
@@ -70,6 +70,20 @@ class File:
         if self.binary:
             return f"file       {self.path} ({len(self.content) // 4 * 3} bytes)"
         return f"file       {self.path} ({len(self.content)} characters)"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A ``File`` whose content is in the file of the plan itself, ``size`` bytes ``at`` its place there; only
+    while it is handed over (``nsharness.plan.handover``)."""
+
+    path: str
+    at: int
+    size: int
+    mode: int = 0o444
+
+    def describe(self) -> str:
+        return f"file       {self.path} ({self.size} bytes)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +194,11 @@ class ReadOnly:
         return f"read-only  {self.path}"
 
 
-type _Made = Directory | Symlink | Links | File
+type _Made = Directory | Symlink | Links | File | Stored
 type _Mounted = Bind | Overlay | Cover | Device | Tmpfs | Proc | Devpts | Mask | ReadOnly
 type Step = _Made | _Mounted
 
-_MADE: Final = (Directory, Symlink, Links, File)
+_MADE: Final = (Directory, Symlink, Links, File, Stored)
 _MOUNTED: Final = (Bind, Overlay, Cover, Device, Tmpfs, Proc, Devpts, Mask, ReadOnly)
 _KINDS: Final[dict[str, type[Any]]] = {kind.__name__.lower(): kind for kind in (*_MADE, *_MOUNTED)}
 
@@ -230,10 +244,11 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as one JSON object; ``from_json`` gives an equal plan back."""
-        record = asdict(self)
+        record = _fields(self)
         record["environment"] = dict(self.environment)
+        record["resolved"] = dict(self.resolved)
         record["limits"] = self.limits.to_record()
-        record["steps"] = [{"step": type(step).__name__.lower(), **asdict(step)} for step in self.steps]
+        record["steps"] = [{"step": type(step).__name__.lower(), **_fields(step)} for step in self.steps]
         return json.dumps(record, indent=None, separators=(",", ":"))
 
     @classmethod
@@ -246,3 +261,8 @@ class Plan:
             steps.append(kind(**item))
         limits = LimitPlan.from_record(record.pop("limits"))
         return cls(steps=tuple(steps), limits=limits, **record)
+
+
+def _fields(value: Plan | Step) -> dict[str, Any]:
+    """What ``dataclasses.asdict`` gives for values that hold none, without looking through each of them."""
+    return {name: getattr(value, name) for name in value.__slots__}

@@ -7,7 +7,7 @@ any symbolic link (openat2(2)), so that nothing inside a shared directory can re
 
 from __future__ import annotations
 
-import base64
+import errno
 import os
 import struct
 from contextlib import nullcontext
@@ -18,6 +18,7 @@ from typing import Final
 from nsharness.linux import libc, mounts
 from nsharness.linux.fds import close_all, write_all
 from nsharness.linux.process import file_access_as
+from nsharness.plan.handover import data
 from nsharness.plan.steps import (
     Bind,
     Cover,
@@ -32,6 +33,7 @@ from nsharness.plan.steps import (
     Proc,
     ReadOnly,
     Step,
+    Stored,
     Symlink,
     Tmpfs,
 )
@@ -49,10 +51,11 @@ class StepFailedError(OSError):
     """A step that the kernel refused; the text names the step."""
 
 
-def assemble(plan: Plan) -> int:
-    """Make ``/`` what the plan says. Returns a descriptor of an unprotected procfs, close-on-exec.
+def assemble(plan: Plan, contents: int) -> int:
+    """Make ``/`` what the plan says; ``contents`` is the file that it came in. Returns a descriptor of an
+    unprotected procfs, close-on-exec.
 
-    The descriptor is how the caller still reaches ``/proc/sys/user`` of the user namespace that it enters
+    That is how the caller still reaches ``/proc/sys/user`` of the user namespace that it enters
     next; it must be closed before any workload starts.
     """
     trees = _open_sources(plan)
@@ -68,6 +71,8 @@ def assemble(plan: Plan) -> int:
                     try:
                         if isinstance(step, Proc):
                             procfs = _proc(base, step)
+                        elif isinstance(step, Stored):
+                            _stored(step, contents)
                         else:
                             _carry_out(step, base, plan, trees.get(index, -1))
                     except OSError as error:
@@ -142,8 +147,23 @@ def _carry_out(step: Step, base: int, plan: Plan, tree: int) -> None:
             _mask(path)
         case ReadOnly(path):
             _read_only(base, path)
-        case Proc():
+        case Proc() | Stored():
             raise AssertionError("handled by the caller")
+
+
+def _stored(step: Stored, contents: int) -> None:
+    """The kernel copies: none of it is ever in our own memory."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(_BASE + step.path, flags, step.mode)
+    try:
+        at, end = step.at, step.at + step.size
+        while at < end:
+            if not (copied := os.sendfile(descriptor, contents, at, end - at)):
+                raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+            at += copied
+        os.fchmod(descriptor, step.mode)
+    finally:
+        os.close(descriptor)
 
 
 def _make(step: Directory | Symlink | Links | File) -> None:
@@ -159,8 +179,8 @@ def _make(step: Directory | Symlink | Links | File) -> None:
             Path(_BASE + path).symlink_to(target)
         case Links(path, into, names):
             _links(path, into, names)
-        case File(path, content, mode, _, binary):
-            _file(path, base64.b64decode(content, validate=True) if binary else content.encode(), mode)
+        case File(path, _, mode):
+            _file(path, data(step), mode)
 
 
 def _links(path: str, into: str, names: tuple[str, ...]) -> None:

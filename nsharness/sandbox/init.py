@@ -33,6 +33,7 @@ from typing import Any, Final
 
 from nsharness.linux import fds, landlock, libc, open_files, process, seccomp, userns
 from nsharness.plan import access
+from nsharness.plan.handover import unpacked
 from nsharness.plan.steps import Plan
 from nsharness.sandbox import road, spawn, terminal
 from nsharness.sandbox.assemble import StepFailedError, assemble
@@ -51,10 +52,9 @@ def main(
         spawn.close_all_but(0, 1, 2, plan_descriptor, control, status, lifeline)
         spawn.point_standard_streams_at_null()
         os.setsid()
-        plan = Plan.from_json(fds.read_all(plan_descriptor))
-        os.close(plan_descriptor)
+        plan = unpacked(fds.read_line(plan_descriptor))
         open_files.set_limit(plan.open_files)
-        confine(plan, filters)
+        confine(plan, plan_descriptor, filters)
         # The steps have been taken. It was by far the most that this process will ever need memory for.
         plan = replace(plan, steps=())
         libc.trim()
@@ -85,14 +85,15 @@ def wait(offer: int, status: int, lifeline: int, filters: Sequence[seccomp.Compi
     main(plan, control, status, lifeline, filters)
 
 
-def confine(plan: Plan, filters: Sequence[seccomp.Compiled]) -> None:
+def confine(plan: Plan, contents: int, filters: Sequence[seccomp.Compiled]) -> None:
     """Apply the plan, enter the workload's user namespace and give up every privilege for good.
 
     Everything that is started inherits all of it, and PID 1 itself serves under it.
     """
     # Whoever started us may have a stricter one: then nobody but root could enter what is made here.
     os.umask(0o022)
-    procfs = assemble(plan)
+    procfs = assemble(plan, contents)
+    os.close(contents)
     socket.sethostname(plan.hostname)
     process.become_keeping_capabilities(plan.uid, plan.gid)
     process.make_dumpable()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from nsharness.errors import ASK_DOCTOR, NsharnessError
 from nsharness.linux import fds
 from nsharness.linux.probe import remedy_here
+from nsharness.plan.handover import packed
 from nsharness.plan.steps import Plan
 from nsharness.supervisor.channel import Channel, Message
 from nsharness.supervisor.early import Started
@@ -77,13 +78,19 @@ class Zygote:
         return GatewayHandle(int(reply["gateway"]), tuple(descriptors))
 
     def sandbox(
-        self, gateway: GatewayHandle, plan: Plan, control: int, groups: Sequence[int] = ()
+        self,
+        gateway: GatewayHandle,
+        plan: Plan,
+        contents: bytes,
+        control: int,
+        groups: Sequence[int] = (),
     ) -> InitHandle:
         """Fork a sandbox that serves the socket ``control``; it is fully confined when this returns.
 
+        ``plan`` and ``contents`` are what ``nsharness.plan.handover.split`` made of a plan.
         ``groups`` are descriptors of the control groups' ``cgroup.procs`` that it is to be in.
         """
-        content = fds.memfd("plan", plan.to_json().encode())
+        content = fds.memfd("plan", packed(plan, contents))
         try:
             message = {
                 "op": "sandbox",

@@ -163,8 +163,8 @@ def hosts_processes() -> None:
     no_user_namespace()
     assembling = assemble.assemble
 
-    def unprotected(plan: Plan) -> int:
-        assembling(plan)
+    def unprotected(plan: Plan, contents: int) -> int:
+        assembling(plan, contents)
         return os.open("/", os.O_PATH | os.O_CLOEXEC)  # which the caller closes
 
     _set(init, "assemble", unprotected)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import struct
 from contextlib import nullcontext
 from itertools import groupby
-from pathlib import Path
 from typing import Final
 
 from nsharness.linux import libc, mounts
@@ -44,6 +44,9 @@ _ROOT_SIZE: Final = 16 << 20
 _SYS_OPENAT2: Final = 437
 _RESOLVE_NO_SYMLINKS: Final = 0x04
 _RESOLVE_BENEATH: Final = 0x08
+_HOW: Final = struct.pack(
+    "=QQQ", os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW, 0, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS
+)
 _NOSUID_NODEV: Final = mounts.MS_NOSUID | mounts.MS_NODEV
 
 
@@ -65,7 +68,10 @@ def assemble(plan: Plan, contents: int) -> int:
         libc.mount("nsharness", _BASE, "tmpfs", _NOSUID_NODEV, options)
         base = os.open(_BASE, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         procfs = -1
-        for as_workload, steps in groupby(enumerate(plan.steps), lambda each: _as_workload(each[1])):
+        first_own = next((at for at, step in enumerate(plan.steps) if isinstance(step, Tmpfs)), 0)
+        for as_workload, steps in groupby(
+            enumerate(plan.steps), lambda each: _as_workload(each[1], own_root=each[0] < first_own)
+        ):
             with file_access_as(plan.uid, plan.gid) if as_workload else nullcontext():
                 for index, step in steps:
                     try:
@@ -105,21 +111,21 @@ def _open_sources(plan: Plan) -> dict[int, int]:
 
 
 def _source(step: Bind | Device) -> int:
-    source = step.path if isinstance(step, Device) else step.source
     try:
-        place = os.open(source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            return mounts.clone_tree(place)
-        finally:
-            os.close(place)
+        return mounts.clone_tree_at(step.path if isinstance(step, Device) else step.source)
     except OSError as error:
         raise StepFailedError(error.errno, f"{step.describe()}: {error.strerror}") from error
 
 
-def _as_workload(step: Step) -> bool:
+def _as_workload(step: Step, *, own_root: bool) -> bool:
     """Whether a step is taken with the workload's rights to files: what it makes is the workload's, or its
-    place may be in the workload's home, where root without capabilities is nobody."""
-    return isinstance(step, Bind | Overlay | Cover) or (isinstance(step, Directory | File) and step.owned)
+    place may be in the workload's home, where root without capabilities is nobody.
+
+    ``own_root`` as long as nothing of the workload's has been mounted: a bind is in our own root then.
+    """
+    if isinstance(step, Bind):
+        return not own_root
+    return isinstance(step, Overlay | Cover) or (isinstance(step, Directory | File) and step.owned)
 
 
 def _carry_out(step: Step, base: int, plan: Plan, tree: int) -> None:
@@ -176,7 +182,7 @@ def _make(step: Directory | Symlink | Links | File) -> None:
                 if not os.path.isdir(_BASE + path):  # noqa: PTH112
                     raise
         case Symlink(path, target):
-            Path(_BASE + path).symlink_to(target)
+            os.symlink(target, _BASE + path)  # noqa: PTH211 - as above
         case Links(path, into, names):
             _links(path, into, names)
         case File(path, _, mode):
@@ -206,11 +212,7 @@ def _file(path: str, content: bytes, mode: int) -> None:
 
 
 def _cover(base: int, path: str, by: str) -> None:
-    own = os.open(_BASE + by, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        tree = mounts.clone_tree(own)
-    finally:
-        os.close(own)
+    tree = mounts.clone_tree_at(_BASE + by)
     try:
         mounts.set_attributes(tree, read_only=True, noexec=True)
         _attach(tree, base, path)
@@ -222,18 +224,16 @@ def _proc(base: int, step: Proc) -> int:
     """Mount a procfs and keep an unprotected view of it that is attached nowhere."""
     flags = _NOSUID_NODEV | mounts.MS_NOEXEC
     libc.mount("proc", _place(base, step.path), "proc", flags)
-    place = os.open(_BASE + step.path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        return mounts.clone_tree(place)
-    finally:
-        os.close(place)
+    return mounts.clone_tree_at(_BASE + step.path)
 
 
 def _mask(path: str) -> None:
     target = _BASE + path
-    if not os.path.lexists(target):
+    try:
+        kind = os.stat(target).st_mode  # noqa: PTH116 - as above
+    except FileNotFoundError:
         return
-    if Path(target).is_dir():
+    if stat.S_ISDIR(kind):
         libc.mount("tmpfs", target, "tmpfs", _NOSUID_NODEV | mounts.MS_NOEXEC | mounts.MS_RDONLY, "size=0")
     else:
         libc.mount("/dev/null", target, None, mounts.MS_BIND)
@@ -243,12 +243,10 @@ def _read_only(base: int, path: str) -> None:
     if path == "/":
         mounts.remount_read_only(_BASE)
         return
-    target = _BASE + path
-    if not os.path.lexists(target):
+    try:
+        tree = mounts.clone_tree_at(_BASE + path)
+    except FileNotFoundError:
         return
-    place = os.open(target, os.O_PATH | os.O_CLOEXEC)
-    tree = mounts.clone_tree(place)
-    os.close(place)
     try:
         mounts.set_attributes(tree, read_only=True, noexec=True)
         _attach(tree, base, path)
@@ -271,6 +269,4 @@ def _place(base: int, path: str) -> str:
 
 
 def _open_beneath(base: int, path: str) -> int:
-    flags = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW
-    how = struct.pack("=QQQ", flags, 0, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS)
-    return libc.syscall(_SYS_OPENAT2, base, os.fsencode(path.lstrip("/")), how, len(how))
+    return libc.syscall(_SYS_OPENAT2, base, os.fsencode(path.lstrip("/")), _HOW, len(_HOW))

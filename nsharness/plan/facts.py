@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
@@ -111,7 +112,7 @@ def gather(extra: Iterable[str] = (), *, hide: Iterable[str] = (), shared: Itera
         entry = _look(path) if real == path else Entry("symlink", real)
         if entry is not None:
             entries[path] = entry
-    bundle = next((path for path in CA_BUNDLES if Path(path).is_file()), None)
+    bundle = next((path for path in CA_BUNDLES if os.path.isfile(path)), None)  # noqa: PTH113 - as above
     folders = tuple(path for path in shared if (entry := _look(path)) and entry.kind == "directory")
     text = _text(bundle, _version(bundle)) if bundle else ""
     directories = _certificate_directories(entries)
@@ -121,8 +122,9 @@ def gather(extra: Iterable[str] = (), *, hide: Iterable[str] = (), shared: Itera
 
 
 def _java_settings() -> tuple[str, ...]:
-    found = [str(each) for pattern in JAVA_SETTINGS for each in Path("/etc").glob(pattern)]
-    return tuple(sorted(path for path in found if (entry := _look(path)) and entry.kind == "directory"))
+    names = _names("/etc", _version("/etc"))
+    found = [f"/etc/{name}" for name in names if any(fnmatchcase(name, each) for each in JAVA_SETTINGS)]
+    return tuple(path for path in found if (entry := _look(path)) and entry.kind == "directory")
 
 
 def _version(path: str) -> tuple[int, ...]:
@@ -137,7 +139,7 @@ def _text(path: str, _: tuple[int, ...]) -> str:
     return Path(path).read_text(encoding="utf-8")
 
 
-@lru_cache(maxsize=len(CERTIFICATE_DIRECTORIES))
+@lru_cache(maxsize=len(CERTIFICATE_DIRECTORIES) + 1)
 def _names(path: str, _: tuple[int, ...]) -> tuple[str, ...]:
     return tuple(sorted(each.name for each in os.scandir(path)))
 
@@ -174,7 +176,7 @@ def _look(path: str) -> Entry | None:
     except OSError:
         return None
     if stat.S_ISLNK(status.st_mode):
-        return Entry("symlink", str(Path(path).readlink()))
+        return Entry("symlink", os.readlink(path))  # noqa: PTH115 - as above
     if stat.S_ISDIR(status.st_mode):
         return Entry("directory")
     # A socket, a pipe or a device is a way to somebody on the host.

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from nsharness.errors import NsharnessError
-from nsharness.linux import fds, forking, seccomp
+from nsharness.linux import fds, forking
+from nsharness.plan.handover import Beginning
 from nsharness.sandbox import init
 from nsharness.sandbox.report import describe
 
@@ -25,20 +26,23 @@ class First:
     pid: int
     status: int
 
-    def await_ready(self) -> None:
-        """Return when it serves, confined. ``NsharnessError`` says why it does not."""
+    def await_ready(self) -> bool:
+        """Return when it serves, confined; False when it has ended because something that it mounted ahead
+        is not what it was. ``NsharnessError`` says why it does not serve otherwise."""
         with os.fdopen(self.status, "rb") as stream:
             report = stream.read().splitlines()
-        if report != [b"ready"]:
+        if report not in ([b"ready"], [b"stale"]):
             raise _failure(report)
+        return report == [b"ready"]
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One that waits for its plan on the other end of ``offer``."""
+    """One that waits for its plan on the other end of ``offer``, and what that has to begin with."""
 
     first: First
     offer: socket.socket
+    beginning: Beginning
 
     def give(self, plan: int, control: int) -> bool:
         """Let it go on; False when somebody has killed it. Either way it waits no more."""
@@ -56,23 +60,17 @@ class Waiting:
         os.close(self.first.status)
 
 
-def start(
-    netns: int,
-    given: tuple[int, int],
-    lifeline: int,
-    filters: Sequence[seccomp.Compiled],
-    groups: Sequence[int] = (),
-) -> First:
-    """One that is ``given`` its plan and its control socket."""
-    return _fork(netns, groups, lambda status: init.main(*given, status, lifeline, filters))
+def start(netns: int, plan: int, control: int, given: init.Surroundings, groups: Sequence[int] = ()) -> First:
+    """One that has its plan and its control socket."""
+    return _fork(netns, groups, lambda status: init.main(plan, control, status, given))
 
 
-def ahead(netns: int, lifeline: int, filters: Sequence[seccomp.Compiled]) -> Waiting:
+def ahead(netns: int, given: init.Surroundings) -> Waiting:
     """One whose plan is not known yet."""
     ours, theirs = fds.message_pair()
     with theirs:
-        first = _fork(netns, (), lambda status: init.wait(theirs.fileno(), status, lifeline, filters))
-    return Waiting(first, ours)
+        first = _fork(netns, (), lambda status: init.wait(theirs.fileno(), status, given))
+    return Waiting(first, ours, given.beginning)
 
 
 def _fork(netns: int, groups: Sequence[int], become_init: Callable[[int], None]) -> First:

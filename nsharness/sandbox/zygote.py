@@ -5,8 +5,9 @@ process is slow, and because pyroute2 should be imported once. It never sees a c
 privileges it enters a user namespace of its own first; that one owns every network, mount and pid namespace
 it makes, so that a workload, one user namespace further down, can change none of them.
 
-Requests on the control socket: ``gateway``, ``sandbox``, ``release``, ``pool`` and ``prepare``. End-of-file
-there ends the zygote and, through the lifeline that every sandbox's PID 1 watches, all its sandboxes.
+Requests on the control socket: ``gateway``, ``sandbox``, ``release``, ``pool``, ``prepare`` and
+``beginning``. End-of-file there ends the zygote and, through the lifeline that every sandbox's PID 1
+watches, all its sandboxes.
 
 With a pool it makes gateways ahead, each with a first process that is in its namespaces already and waits for
 its plan: when nothing else is to be done, so that nobody waits for it. ``prepare`` makes one.
@@ -27,7 +28,8 @@ from typing import Any, Final
 from nsharness.errors import ASK_DOCTOR, NsharnessError
 from nsharness.linux import fds, libc, mounts, open_files, process, seccomp, userns
 from nsharness.plan import syscalls
-from nsharness.sandbox import first, gateway, spawn
+from nsharness.plan.handover import Beginning
+from nsharness.sandbox import first, gateway, init, spawn
 from nsharness.sandbox.report import describe
 
 _KEPT: Final = frozenset(
@@ -45,7 +47,9 @@ class Zygote:
         self._pool_size = 0
         self._pool: deque[tuple[gateway.Gateway, first.Waiting | None]] = deque()
         self._waiting: dict[int, first.Waiting] = {}
-        self._expected: set[int] = set()  # gateways whose sandboxes somebody is about to ask for
+        # Gateways whose sandboxes somebody is about to ask for, and with what their plans may begin.
+        self._expected: dict[int, Beginning] = {}
+        self._beginning = Beginning()
         self._compiled: dict[bool, tuple[seccomp.Compiled, ...]] = {}
         # Its writing end is held by this process alone: when the zygote is gone, however it went, every
         # sandbox sees end-of-file on its copy of the reading end.
@@ -89,20 +93,22 @@ class Zygote:
         try:
             match message.get("op"):
                 case "gateway":
-                    number = self._make_gateway(tag, mtls=message.get("mtls") is True)
+                    ahead = message.get("ahead") is True
+                    number = self._make_gateway(tag, mtls=message.get("mtls") is True, ahead=ahead)
                     # The supervisor wires the gateway and makes the plan now: for the start it costs nothing.
                     with contextlib.suppress(OSError, NsharnessError):
-                        filters = self._filters(user_namespaces=False)
-                        if message.get("ahead") is True and number not in self._waiting:
+                        given = self._surroundings(self._beginning, user_namespaces=False)
+                        if ahead and number not in self._waiting:
                             netns = self._gateways[number].sandbox_netns
-                            self._waiting[number] = first.ahead(netns, self._lifeline, filters)
+                            self._waiting[number] = first.ahead(netns, given)
                 case "sandbox":
-                    self._make_sandbox(
-                        tag, int(message["gateway"]), message.get("user_namespaces") is True, *descriptors
-                    )
+                    wanted = int(message["gateway"]), message.get("user_namespaces") is True
+                    self._make_sandbox(tag, *wanted, int(message.get("beginning", 0)), *descriptors)
+                case "beginning":
+                    self._beginning = Beginning.from_json(fds.read_all(descriptors[0]))
                 case "release":
                     number = int(message["gateway"])
-                    self._expected.discard(number)
+                    self._expected.pop(number, None)
                     if (waiting := self._waiting.pop(number, None)) is not None:
                         waiting.close()
                     if (made := self._gateways.pop(number, None)) is not None:
@@ -127,20 +133,24 @@ class Zygote:
             return
         waiting = None
         with contextlib.suppress(OSError, NsharnessError):
-            waiting = first.ahead(made.sandbox_netns, self._lifeline, self._filters(user_namespaces=False))
+            given = self._surroundings(self._beginning, user_namespaces=False)
+            waiting = first.ahead(made.sandbox_netns, given)
         self._pool.append((made, waiting))
 
-    def _make_gateway(self, tag: str, *, mtls: bool) -> int:
+    def _make_gateway(self, tag: str, *, mtls: bool, ahead: bool) -> int:
         waiting = None
         if mtls or not self._pool:
             made = gateway.create(gateway.MTLS_PORT if mtls else gateway.PROXY_PORT)
         else:
             made, waiting = self._pool.popleft()
         number, self._next_gateway = self._next_gateway, self._next_gateway + 1
-        self._expected.add(number)
         if waiting is not None:
             self._waiting[number] = waiting
-        self._send({"event": "gateway", "reply_to": tag, "gateway": number}, made.listeners)
+        # What the plan may leave out, because the process that waits, or is about to, begins with it.
+        beginning = waiting.beginning if waiting is not None else self._beginning if ahead else Beginning()
+        self._expected[number] = beginning
+        answer = {"gateway": number, "beginning": beginning.number}
+        self._send({"event": "gateway", "reply_to": tag, **answer}, made.listeners)
         # The supervisor has the listeners now; only the namespaces stay here.
         fds.close_all(made.listeners)
         self._gateways[number] = gateway.Gateway((), made.gateway_netns, made.sandbox_netns)
@@ -153,24 +163,37 @@ class Zygote:
             self._compiled[user_namespaces] = seccomp.Library().compile(wanted)
         return self._compiled[user_namespaces]
 
+    def _surroundings(self, beginning: Beginning, *, user_namespaces: bool) -> init.Surroundings:
+        filters = self._filters(user_namespaces=user_namespaces)
+        return init.Surroundings(self._lifeline, filters, beginning)
+
     def _make_sandbox(
-        self, tag: str, number: int, user_namespaces: bool, plan: int, control: int, *groups: int
+        self,
+        tag: str,
+        number: int,
+        user_namespaces: bool,
+        beginning: int,
+        plan: int,
+        control: int,
+        *groups: int,
     ) -> None:
         if number not in self._gateways:
             raise NsharnessError(f"gateway {number} does not exist")
-        self._expected.discard(number)
+        promised = self._expected.pop(number, Beginning())
         waiting = self._waiting.pop(number, None)
+        if beginning not in (0, promised.number):
+            raise NsharnessError("cannot build a sandbox", why=f"no plan begins with number {beginning}")
+        before = promised if beginning else Beginning()
         # One that waits is in its namespaces already: too late for groups, and its filters are what they are.
-        if waiting is not None and (groups or user_namespaces):
+        if waiting is not None and (groups or user_namespaces or waiting.beginning != before):
             waiting.close()
             waiting = None
-        if waiting is not None and waiting.give(plan, control):
-            made = waiting.first
-        else:
-            filters = self._filters(user_namespaces=user_namespaces)
+        made = waiting.first if waiting is not None and waiting.give(plan, control) else None
+        if made is None or not made.await_ready():
+            given = self._surroundings(before, user_namespaces=user_namespaces)
             netns = self._gateways[number].sandbox_netns
-            made = first.start(netns, (plan, control), self._lifeline, filters, groups)
-        made.await_ready()
+            made = first.start(netns, plan, control, given, groups)
+            made.await_ready()
         # The process cannot be gone for good: nobody but this loop reaps it.
         pidfd = os.pidfd_open(made.pid)
         try:

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from nsharness.linux import fds, forking
 from nsharness.plan.compose import Request, compose
 from nsharness.plan.facts import gather
 from nsharness.plan.steps import Bind, Directory, File, Plan, Step, Tmpfs
-from nsharness.sandbox import gateway, rtnetlink
+from nsharness.sandbox import assemble, gateway, rtnetlink
 from nsharness.sandbox.zygote import prepare
 from nsharness.supervisor.child import Child
 from tests.support.descriptors import open_now
@@ -310,14 +311,16 @@ def test_it_is_confined_like_any_other(zygote: Zygote) -> None:
 
 @pytest.mark.root
 def test_what_waits_has_nothing_open_but_what_it_needs(zygote: Zygote) -> None:
-    """Its socket, the pipe on which it reports, and the zygote's lifeline."""
-    for pid in pooled(zygote, 3):
+    """Its socket, the pipe on which it reports, the zygote's lifeline, and the new root that it has begun."""
+
+    def is_settled(pid: int) -> bool:
         places = {int(entry.name): str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
-        assert sorted(place.partition(":")[0] for number, place in places.items() if number > 2) == [
-            "pipe",
-            "pipe",
-            "socket",
-        ]
+        kept = sorted(place.partition(":")[0] for number, place in places.items() if number > 2)
+        return kept == [assemble._BASE, "pipe", "pipe", "socket"]
+
+    for pid in pooled(zygote, 3):
+        # Right after its fork it has what the zygote has.
+        eventually(partial(is_settled, pid))
 
 
 def test_one_that_was_killed_is_not_missed(zygote: Zygote) -> None:

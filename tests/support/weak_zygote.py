@@ -17,7 +17,6 @@ from typing import Any
 import prctl
 
 from nsharness.linux import landlock, libc, process, seccomp, userns
-from nsharness.plan.steps import Plan
 from nsharness.sandbox import assemble, first, gateway, init, road, spawn, zygote
 
 _MORE = frozenset({1, 13, 18})  # CAP_DAC_OVERRIDE, CAP_NET_RAW and CAP_SYS_CHROOT, as most containers have.
@@ -161,13 +160,13 @@ def hosts_processes() -> None:
     """No pid namespace; the plan must bind the host's procfs in the place of a new one."""
     _set(first, "_NAMESPACES", first._NAMESPACES & ~os.CLONE_NEWPID)
     no_user_namespace()
-    assembling = assemble.assemble
+    entering = assemble.Root.enter
 
-    def unprotected(plan: Plan, contents: int) -> int:
-        assembling(plan, contents)
+    def unprotected(root: assemble.Root) -> int:
+        entering(root)
         return os.open("/", os.O_PATH | os.O_CLOEXEC)  # which the caller closes
 
-    _set(init, "assemble", unprotected)
+    _set(assemble.Root, "enter", unprotected)
 
 
 def callers_keys() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsharness.plan.handover import LARGE, packed, split, unpacked
-from nsharness.plan.steps import Bind, Directory, File, Plan, Step, Stored
+from nsharness.plan.handover import LARGE, Beginning, packed, shared, split, unpacked
+from nsharness.plan.steps import Bind, Cover, Directory, File, Overlay, Plan, ReadOnly, Step, Stored
 
 texts = st.one_of(st.text(max_size=50), st.sampled_from(["é" * LARGE, "a" * LARGE, "a\nb" * LARGE]))
 files = st.builds(File, st.just("/file"), texts, st.sampled_from([0o400, 0o444]), st.booleans())
@@ -63,3 +65,35 @@ def test_people_are_told_the_same_of_a_file_wherever_it_is() -> None:
     sent = plan([File("/etc/bundle", "a" * LARGE)])
     left, _ = split(sent)
     assert left.describe() == sent.describe().replace("characters", "bytes")
+
+
+@given(
+    st.lists(st.one_of(files, others), max_size=5), st.lists(files, max_size=3), st.lists(files, max_size=3)
+)
+def test_plans_share_what_both_begin_with(common: list[Step], one: list[Step], two: list[Step]) -> None:
+    first, second = plan([*common, *one]), plan([*common, *two])
+    count = shared(first, second)
+    assert count >= len(common)
+    beginning = Beginning(1, 1000, 1000, second.steps[:count])
+    assert beginning.fits(first)
+    assert beginning.fits(second)
+    assert Beginning.from_json(beginning.to_json().encode()) == beginning
+
+
+def test_nothing_is_shared_with_another_user() -> None:
+    steps: list[Step] = [Directory("/a")]
+    other = replace(plan(steps), uid=1001)
+    assert shared(other, plan(steps)) == 0
+    assert not Beginning(1, 1000, 1000, tuple(steps)).fits(other)
+
+
+@pytest.mark.parametrize(
+    "step", [Overlay("/w", "/w", "/u", "/k"), Cover("/w/.env", "/x"), Stored("/f", 0, 9), ReadOnly("/")]
+)
+def test_what_only_one_sandbox_can_have_is_not_done_ahead(step: Step) -> None:
+    both = plan([Directory("/a"), step, Directory("/b")])
+    assert shared(both, both) == 1
+
+
+def test_no_beginning_fits_every_plan() -> None:
+    assert Beginning().fits(plan([]))

@@ -82,13 +82,21 @@ def limit_bounding_set(keep: frozenset[int] = frozenset()) -> None:
     """Drop every capability but ``keep`` from the bounding set, up to the last one that this kernel knows."""
     for capability in range(_CAPABILITIES):
         try:
-            has = libc.prctl(_PR_CAPBSET_READ, capability)
+            if capability not in keep:
+                libc.prctl(_PR_CAPBSET_DROP, capability)
         except OSError as error:
             if error.errno == errno.EINVAL and capability > 0:
                 return  # The one before was the last.
-            raise
-        if has and capability not in keep:
-            libc.prctl(_PR_CAPBSET_DROP, capability)
+            # Who may not drop any has no need to, where there is none.
+            if error.errno != errno.EPERM or _is_bounding(capability):
+                raise
+
+
+def _is_bounding(capability: int) -> bool:
+    try:
+        return libc.prctl(_PR_CAPBSET_READ, capability) == 1
+    except OSError:
+        return False  # There is none of that number.
 
 
 def lock_securebits() -> None:

@@ -44,11 +44,11 @@ class Waiting:
     offer: socket.socket
     beginning: Beginning
 
-    def give(self, plan: int, control: int) -> bool:
+    def give(self, netns: int, plan: int, control: int) -> bool:
         """Let it go on; False when somebody has killed it. Either way it waits no more."""
         with self.offer:
             try:
-                fds.send(self.offer, {}, (plan, control))
+                fds.send(self.offer, {}, (netns, plan, control))
             except OSError:
                 os.close(self.first.status)
                 return False
@@ -62,23 +62,23 @@ class Waiting:
 
 def start(netns: int, plan: int, control: int, given: init.Surroundings, groups: Sequence[int] = ()) -> First:
     """One that has its plan and its control socket."""
-    return _fork(netns, groups, lambda status: init.main(plan, control, status, given))
+    return _fork(groups, lambda status: init.main(netns, plan, control, status, given))
 
 
-def ahead(netns: int, given: init.Surroundings) -> Waiting:
-    """One whose plan is not known yet."""
+def ahead(given: init.Surroundings) -> Waiting:
+    """One whose network and whose plan are not known yet."""
     ours, theirs = fds.message_pair()
     with theirs:
-        first = _fork(netns, (), lambda status: init.wait(theirs.fileno(), status, given))
+        first = _fork((), lambda status: init.wait(theirs.fileno(), status, given))
     return Waiting(first, ours, given.beginning)
 
 
-def _fork(netns: int, groups: Sequence[int], become_init: Callable[[int], None]) -> First:
+def _fork(groups: Sequence[int], become_init: Callable[[int], None]) -> First:
     status_read, status_write = os.pipe2(os.O_CLOEXEC)
     try:
         pid = forking.fork(_NAMESPACES & os.CLONE_NEWPID)
         if pid == 0:
-            _enter(netns, groups, status_write, become_init)
+            _enter(groups, status_write, become_init)
     except BaseException:
         os.close(status_read)
         raise
@@ -87,14 +87,13 @@ def _fork(netns: int, groups: Sequence[int], become_init: Callable[[int], None])
     return First(pid, status_read)
 
 
-def _enter(netns: int, groups: Sequence[int], status: int, become_init: Callable[[int], None]) -> None:
+def _enter(groups: Sequence[int], status: int, become_init: Callable[[int], None]) -> None:
     """In the new process; never returns."""
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for group in groups:
             os.write(group, b"0")  # Before there is anything to limit, and before its cgroup namespace.
-        os.setns(netns, os.CLONE_NEWNET)
         os.unshare(_NAMESPACES & ~os.CLONE_NEWPID)
         become_init(status)
     except BaseException as error:  # noqa: BLE001 - nothing may get past os._exit

@@ -28,7 +28,6 @@ import signal
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 from nsharness.linux import fds, landlock, libc, open_files, process, seccomp, userns
@@ -41,6 +40,8 @@ from nsharness.sandbox.report import describe
 
 _KEYCTL_JOIN_SESSION_KEYRING: Final = 1
 _REAPED_AT_ONCE: Final = 100
+_LINE: Final = 4096
+"""More than a line of ``/proc/PID/stat`` has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +54,11 @@ class Surroundings:
     """What its plan will begin with."""
 
 
-def main(plan: int, control: int, status: int, given: Surroundings) -> None:
-    """Everything from the fork on; never returns."""
+def main(netns: int, plan: int, control: int, status: int, given: Surroundings) -> None:
+    """Everything from the fork on, in a mount namespace and others of its own; never returns."""
     try:
-        spawn.close_all_but(0, 1, 2, plan, control, status, given.lifeline)
-        _serve(_begin(given.beginning), plan, control, status, given)
+        spawn.close_all_but(0, 1, 2, netns, plan, control, status, given.lifeline)
+        _serve(_begin(given.beginning), netns, plan, control, status, given)
     except BaseException as error:  # noqa: BLE001 - nothing may get past os._exit
         _report(status, error)
     finally:
@@ -71,13 +72,13 @@ def wait(offer: int, status: int, given: Surroundings) -> None:
         root = _begin(given.beginning)
         with socket.socket(fileno=offer) as sock:
             _, descriptors = fds.receive(sock)
-        if len(descriptors) != 2:
+        if len(descriptors) != 3:
             os._exit(0)  # Nobody has needed it.
         if not root.is_current():
             fds.write_all(status, b"stale\n")
             os._exit(0)
-        plan, control = descriptors
-        _serve(root, plan, control, status, given)
+        netns, plan, control = descriptors
+        _serve(root, netns, plan, control, status, given)
     except BaseException as error:  # noqa: BLE001 - as above
         _report(status, error)
     finally:
@@ -101,8 +102,10 @@ def _begin(beginning: Beginning) -> Root:
     return root
 
 
-def _serve(root: Root, contents: int, control: int, status: int, given: Surroundings) -> None:
+def _serve(root: Root, netns: int, contents: int, control: int, status: int, given: Surroundings) -> None:
     """Do the rest, and serve until the supervisor or the zygote is gone."""
+    os.setns(netns, os.CLONE_NEWNET)
+    os.close(netns)
     plan = unpacked(fds.read_line(contents))
     open_files.set_limit(plan.open_files)
     root.take(plan.steps, plan.uid, plan.gid, contents)
@@ -262,12 +265,12 @@ class Init:
             return set()
         found = set()
         others = self._leaders - {leader} | {1}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
+        for name in os.listdir("/proc"):  # noqa: PTH208 - pathlib would be in each sandbox's memory
+            if name.isdigit():
                 with contextlib.suppress(OSError, ValueError):
                     # After the command name, which may hold anything: state, ppid, pgrp, session.
-                    fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
-                    pid, group, session = int(entry.name), int(fields[2]), int(fields[3])
+                    fields = _read(f"/proc/{name}/stat").rpartition(b")")[2].split()
+                    pid, group, session = int(name), int(fields[2]), int(fields[3])
                     if session not in others and pid != leader:
                         found.add(pid if group == leader else -group)
         return found
@@ -275,6 +278,14 @@ class Init:
     def _send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         with contextlib.suppress(OSError):
             fds.send(self._control, message, descriptors)
+
+
+def _read(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, _LINE)
+    finally:
+        os.close(descriptor)
 
 
 def _kill(pid: int, number: int) -> None:

@@ -9,19 +9,19 @@ Requests on the control socket: ``gateway``, ``sandbox``, ``release``, ``pool``,
 ``beginning``. End-of-file there ends the zygote and, through the lifeline that every sandbox's PID 1
 watches, all its sandboxes.
 
-With a pool it makes gateways ahead, each with a first process that is in its namespaces already and waits for
-its plan: when nothing else is to be done, so that nobody waits for it. ``prepare`` makes one.
+While a gateway is made, a first process begins already. With a pool both are made ahead: when nothing else is
+to be done, so that nobody waits for it. ``prepare`` makes one of each.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import os
 import selectors
 import signal
 import socket
+import sys
 from collections import deque
 from typing import Any, Final
 
@@ -54,6 +54,14 @@ class Zygote:
         # Its writing end is held by this process alone: when the zygote is gone, however it went, every
         # sandbox sees end-of-file on its copy of the reading end.
         self._lifeline, self._lifeline_held = os.pipe2(os.O_CLOEXEC)
+
+    def warm_up(self) -> None:
+        """Have what every sandbox needs, while the supervisor does something else. Whoever asks for a sandbox
+        is told why it is not to be had."""
+        with contextlib.suppress(NsharnessError):
+            self._filters(user_namespaces=False)
+        with contextlib.suppress(NsharnessError):
+            gateway.datagrams()
 
     def run(self) -> None:
         """Serve until the supervisor is gone."""
@@ -93,14 +101,8 @@ class Zygote:
         try:
             match message.get("op"):
                 case "gateway":
-                    ahead = message.get("ahead") is True
-                    number = self._make_gateway(tag, mtls=message.get("mtls") is True, ahead=ahead)
-                    # The supervisor wires the gateway and makes the plan now: for the start it costs nothing.
-                    with contextlib.suppress(OSError, NsharnessError):
-                        given = self._surroundings(self._beginning, user_namespaces=False)
-                        if ahead and number not in self._waiting:
-                            netns = self._gateways[number].sandbox_netns
-                            self._waiting[number] = first.ahead(netns, given)
+                    mtls, ahead = message.get("mtls") is True, message.get("ahead") is True
+                    self._make_gateway(tag, mtls=mtls, ahead=ahead)
                 case "sandbox":
                     wanted = int(message["gateway"]), message.get("user_namespaces") is True
                     self._make_sandbox(tag, *wanted, int(message.get("beginning", 0)), *descriptors)
@@ -131,30 +133,36 @@ class Zygote:
         except (OSError, NsharnessError):
             self._pool_size = 0
             return
-        waiting = None
-        with contextlib.suppress(OSError, NsharnessError):
-            given = self._surroundings(self._beginning, user_namespaces=False)
-            waiting = first.ahead(made.sandbox_netns, given)
-        self._pool.append((made, waiting))
+        self._pool.append((made, self._ahead()))
 
-    def _make_gateway(self, tag: str, *, mtls: bool, ahead: bool) -> int:
-        waiting = None
+    def _ahead(self) -> first.Waiting | None:
+        with contextlib.suppress(OSError, NsharnessError):
+            return first.ahead(self._surroundings(self._beginning, user_namespaces=False))
+        return None
+
+    def _make_gateway(self, tag: str, *, mtls: bool, ahead: bool) -> None:
         if mtls or not self._pool:
-            made = gateway.create(gateway.MTLS_PORT if mtls else gateway.PROXY_PORT)
+            # It begins while we make the network, and while the supervisor makes the plan.
+            waiting = self._ahead() if ahead else None
+            try:
+                made = gateway.create(gateway.MTLS_PORT if mtls else gateway.PROXY_PORT)
+            except BaseException:
+                if waiting is not None:
+                    waiting.close()
+                raise
         else:
             made, waiting = self._pool.popleft()
         number, self._next_gateway = self._next_gateway, self._next_gateway + 1
         if waiting is not None:
             self._waiting[number] = waiting
-        # What the plan may leave out, because the process that waits, or is about to, begins with it.
-        beginning = waiting.beginning if waiting is not None else self._beginning if ahead else Beginning()
+        # What the plan may leave out, because the process that waits begins with it.
+        beginning = waiting.beginning if waiting is not None else Beginning()
         self._expected[number] = beginning
         answer = {"gateway": number, "beginning": beginning.number}
         self._send({"event": "gateway", "reply_to": tag, **answer}, made.listeners)
         # The supervisor has the listeners now; only the namespaces stay here.
         fds.close_all(made.listeners)
         self._gateways[number] = gateway.Gateway((), made.gateway_netns, made.sandbox_netns)
-        return number
 
     def _filters(self, *, user_namespaces: bool) -> tuple[seccomp.Compiled, ...]:
         """Compiled once, some milliseconds, for all sandboxes; ``NsharnessError`` when that is impossible."""
@@ -188,10 +196,10 @@ class Zygote:
         if waiting is not None and (groups or user_namespaces or waiting.beginning != before):
             waiting.close()
             waiting = None
-        made = waiting.first if waiting is not None and waiting.give(plan, control) else None
+        netns = self._gateways[number].sandbox_netns
+        made = waiting.first if waiting is not None and waiting.give(netns, plan, control) else None
         if made is None or not made.await_ready():
             given = self._surroundings(before, user_namespaces=user_namespaces)
-            netns = self._gateways[number].sandbox_netns
             made = first.start(netns, plan, control, given, groups)
             made.await_ready()
         # The process cannot be gone for good: nobody but this loop reaps it.
@@ -227,9 +235,8 @@ def prepare() -> None:
 
 def main() -> int:
     """``python -I -m nsharness.sandbox.zygote --control-fd N``."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--control-fd", type=int, required=True)
-    control = socket.socket(fileno=parser.parse_args().control_fd)
+    # Without argparse, which would be in the memory of each sandbox.
+    control = socket.socket(fileno=int(sys.argv[sys.argv.index("--control-fd") + 1]))
     os.set_inheritable(control.fileno(), False)
     process.set_name("nsharness-zygote")
     open_files.raise_limit()  # Two for each gateway, and its sandboxes may be many.
@@ -247,13 +254,13 @@ def main() -> int:
         fds.send(control, {"event": "error", **report})
         return 1
     fds.send(control, {"event": "ready"})
-    with contextlib.suppress(NsharnessError):  # Whoever asks for a gateway is told.
-        gateway.datagrams()
-    # What is imported by now never changes: keep it out of the collector's way, and so out of the memory
-    # that children would otherwise copy.
+    zygote = Zygote(control)
+    zygote.warm_up()
+    # What is there by now never changes: keep it out of the collector's way, and so out of the memory that
+    # children would otherwise copy.
     gc.collect()
     gc.freeze()
-    Zygote(control).run()
+    zygote.run()
     return 0
 
 

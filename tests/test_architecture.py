@@ -12,7 +12,7 @@ from tests.support.sources import imports, modules, within
 # Whoever imports one of these has to be in one of the places to its right.
 CONFINED = {
     "mitmproxy": ["nsharness_proxy"],
-    "pyroute2": ["nsharness.sandbox.gateway"],
+    "pyroute2": ["nsharness.sandbox.rtnetlink"],
     "prctl": ["nsharness.linux"],
     "pydantic": [
         "nsharness.policy.commandline",
@@ -194,7 +194,14 @@ def test_the_zygote_imports_neither_credentials_nor_policy() -> None:
         for each in imports()
         if within(each.importer, "nsharness.sandbox") and within(each.imported, "nsharness.credentials")
     }
-    assert "pyroute2" in loaded_by("import nsharness.sandbox.gateway")
+
+
+def test_what_is_forked_for_each_sandbox_is_small() -> None:
+    """What watches over forks makes each of them dearer, and pages that it touches are each sandbox's own."""
+    loaded = loaded_by("import nsharness.sandbox.zygote")
+    assert loaded & {"pyroute2", "threading", "logging", "multiprocessing", "random"} == set()
+    assert loaded & {"argparse", "pathlib"} == set()
+    assert "pyroute2" in loaded_by("import nsharness.sandbox.rtnetlink")
 
 
 def test_public_names_are_there_and_load_on_use() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 from collections.abc import Iterator
@@ -25,8 +24,7 @@ def open_beneath(top: int, path: str, flags: int) -> int:
     ``OSError`` with ELOOP when a symbolic link is anywhere on the way or at its end, EXDEV for ``..``.
     """
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0, _RESOLVE)
-    name = ctypes.c_char_p(os.fsencode(path) or b".")
-    return libc.syscall(_SYS_OPENAT2, top, name, ctypes.create_string_buffer(how, len(how)), len(how))
+    return libc.syscall(_SYS_OPENAT2, top, os.fsencode(path) or b".", how, len(how))
 
 
 @contextmanager

@@ -8,7 +8,6 @@ the three layers show one after the other. Everything that a step makes ends wit
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import importlib
 import json
@@ -200,7 +199,7 @@ def _bind_read_only() -> None:
 def _open_beneath() -> None:
     how = struct.pack("=QQQ", os.O_PATH, 0, 0x08 | 0x04)  # RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS: openat2(2)
     base = os.open("/", os.O_PATH)
-    libc.syscall(437, base, b"usr", ctypes.create_string_buffer(how, len(how)), len(how))
+    libc.syscall(437, base, b"usr", how, len(how))
 
 
 def _enter_workload_namespace() -> None:

@@ -67,6 +67,17 @@ def given(arguments: Sequence[str], *options: str) -> tuple[int, ...]:
     return tuple(map(int, numbers))
 
 
+def read_line(descriptor: int) -> bytes:
+    """The first line of a file with its end, all of a file without one; the shared offset stays as it is."""
+    line = b""
+    while part := os.pread(descriptor, 1 << 15, len(line)):
+        before, end, _ = part.partition(b"\n")
+        line += before + end
+        if end:
+            break
+    return line
+
+
 def close_all(descriptors: Iterable[int]) -> None:
     """Close each of them; one that is already closed is no error."""
     for descriptor in descriptors:

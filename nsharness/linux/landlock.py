@@ -6,7 +6,6 @@ link between folders, which ordinary programs need, so that version 2 (Linux 5.1
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
 import struct
@@ -91,7 +90,7 @@ def restrict(grants: Iterable[Grant]) -> bool:
     if abi >= _SCOPES_SINCE:
         attributes += [0, _SCOPES]  # In between: network, which has a layer of its own.
     given = struct.pack(f"={len(attributes)}Q", *attributes)
-    ruleset = libc.syscall(_SYS_CREATE_RULESET, ctypes.create_string_buffer(given, len(given)), len(given), 0)
+    ruleset = libc.syscall(_SYS_CREATE_RULESET, given, len(given), 0)
     try:
         for grant in grants:
             _add(ruleset, grant, abi)
@@ -112,7 +111,6 @@ def _add(ruleset: int, grant: Grant, abi: int) -> None:
         if not allowed:  # Which the kernel takes for an error.
             return
         rule = struct.pack("=Qi", allowed, place)
-        buffer = ctypes.create_string_buffer(rule, len(rule))
-        libc.syscall(_SYS_ADD_RULE, ruleset, _RULE_PATH_BENEATH, buffer, 0)
+        libc.syscall(_SYS_ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule, 0)
     finally:
         os.close(place)

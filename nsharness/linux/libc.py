@@ -8,6 +8,15 @@ from functools import cache
 from typing import Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+# Said once: what a call takes is otherwise found out anew for each, and a start makes hundreds. Whatever a
+# system call takes is as wide as a pointer, and arguments that it does not have are ignored.
+_WIDEST: Final = 6
+_libc.syscall.restype = ctypes.c_long
+_libc.syscall.argtypes = (ctypes.c_long, *(ctypes.c_void_p,) * _WIDEST)
+_libc.prctl.argtypes = (ctypes.c_int, *(ctypes.c_ulong,) * 4)
+_libc.mount.argtypes = (*(ctypes.c_char_p,) * 3, ctypes.c_ulong, ctypes.c_char_p)
+_libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
+_NOTHING: Final = (0,) * _WIDEST
 
 # asm-generic numbers: the same on every architecture for calls added since Linux 5.2 (syscalls(2)).
 SYS_OPEN_TREE: Final = 428
@@ -17,6 +26,7 @@ SYS_MOUNT_SETATTR: Final = 442
 _ARCH: Final[dict[str, dict[str, int]]] = {
     "x86_64": {
         "capset": 126,
+        "clone": 56,
         "ioprio_get": 252,
         "keyctl": 250,
         "pivot_root": 155,
@@ -26,6 +36,7 @@ _ARCH: Final[dict[str, dict[str, int]]] = {
     },
     "aarch64": {
         "capset": 91,
+        "clone": 220,
         "ioprio_get": 31,
         "keyctl": 219,
         "pivot_root": 41,
@@ -46,15 +57,12 @@ def syscall_number(name: str) -> int:
         raise OSError(38, f"system call {name} is not known for {machine}") from None
 
 
-def _c(argument: object) -> object:
-    """Python integers become C longs: variadic calls would otherwise cut them to 32 bits."""
-    return ctypes.c_long(argument) if isinstance(argument, int) else argument
-
-
 def syscall(number: int, *arguments: object) -> int:
-    """``syscall(2)``: the result, or ``OSError`` with the kernel's errno."""
-    _libc.syscall.restype = ctypes.c_long
-    result: int = _libc.syscall(ctypes.c_long(number), *(_c(a) for a in arguments))
+    """``syscall(2)``: the result, or ``OSError`` with the kernel's errno.
+
+    Arguments are integers, None, ``bytes`` that the kernel only reads, and objects of ctypes.
+    """
+    result: int = _libc.syscall(number, *arguments, *_NOTHING[len(arguments) :])
     if result == -1:
         raise_errno()
     return result
@@ -68,8 +76,7 @@ def trim() -> None:
 
 def prctl(option: int, *arguments: int) -> int:
     """``prctl(2)`` for the options that python-prctl does not know, all five arguments passed as longs."""
-    padded = (*arguments, 0, 0, 0, 0)[:4]
-    result: int = _libc.prctl(ctypes.c_int(option), *(ctypes.c_ulong(a) for a in padded))
+    result: int = _libc.prctl(option, *(*arguments, 0, 0, 0, 0)[:4])
     if result == -1:
         raise_errno()
     return result
@@ -77,18 +84,17 @@ def prctl(option: int, *arguments: int) -> int:
 
 def mount(source: str | None, target: str, fstype: str | None, flags: int, data: str | None = None) -> None:
     """``mount(2)``."""
-
-    def text(value: str | None) -> bytes | None:
-        return None if value is None else os.fsencode(value)
-
-    result = _libc.mount(text(source), text(target), text(fstype), ctypes.c_ulong(flags), text(data))
+    where = source and os.fsencode(source)
+    result = _libc.mount(
+        where, os.fsencode(target), fstype and fstype.encode(), flags, data and os.fsencode(data)
+    )
     if result == -1:
         raise_errno(target)
 
 
 def umount2(target: str, flags: int) -> None:
     """``umount2(2)``."""
-    if _libc.umount2(os.fsencode(target), ctypes.c_int(flags)) == -1:
+    if _libc.umount2(os.fsencode(target), flags) == -1:
         raise_errno(target)
 
 

@@ -7,7 +7,6 @@ writable, and the source cannot be exchanged between check and use.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 from typing import Final
@@ -26,9 +25,11 @@ MS_SLAVE: Final = 1 << 19
 MNT_DETACH: Final = 2
 
 _AT_EMPTY_PATH: Final = 0x1000
+_AT_FDCWD: Final = -100
+_AT_SYMLINK_NOFOLLOW: Final = 0x100
+_AT_NO_AUTOMOUNT: Final = 0x800
 _AT_RECURSIVE: Final = 0x8000
-_OPEN_TREE_CLONE: Final = 1
-_OPEN_TREE_CLOEXEC: Final = 0o2000000
+_CLONE: Final = 0o2000001 | _AT_RECURSIVE  # OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH: Final = 4
 _MOVE_MOUNT_T_EMPTY_PATH: Final = 0x40
 _ATTR_RDONLY: Final = 1
@@ -39,8 +40,13 @@ _ATTR_NOEXEC: Final = 8
 
 def clone_tree(path_descriptor: int) -> int:
     """A detached copy of the mounts below an O_PATH descriptor; the caller closes the result."""
-    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_EMPTY_PATH | _AT_RECURSIVE
-    return libc.syscall(libc.SYS_OPEN_TREE, path_descriptor, b"", flags)
+    return libc.syscall(libc.SYS_OPEN_TREE, path_descriptor, b"", _CLONE | _AT_EMPTY_PATH)
+
+
+def clone_tree_at(path: str) -> int:
+    """The same for a path, of which the last part is not followed and mounts nothing."""
+    flags = _CLONE | _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT
+    return libc.syscall(libc.SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
 
 
 def set_attributes(
@@ -55,14 +61,8 @@ def set_attributes(
     )
     # struct mount_attr: attr_set, attr_clr, propagation, userns_fd.
     record = struct.pack("=QQQQ", attributes, 0, MS_PRIVATE, 0)
-    libc.syscall(
-        libc.SYS_MOUNT_SETATTR,
-        tree,
-        b"",
-        _AT_EMPTY_PATH | _AT_RECURSIVE,
-        ctypes.create_string_buffer(record, len(record)),
-        len(record),
-    )
+    flags = _AT_EMPTY_PATH | _AT_RECURSIVE
+    libc.syscall(libc.SYS_MOUNT_SETATTR, tree, b"", flags, record, len(record))
 
 
 def attach_at(tree: int, place: int) -> None:

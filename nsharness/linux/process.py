@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import resource
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import prctl
 
@@ -20,6 +20,8 @@ CAP_SETUID = 7
 CAP_NET_ADMIN = 12
 CAP_SYS_ADMIN = 21
 
+_CAPABILITIES = 64
+"""More than the kernel's sets have room for there cannot be."""
 _PR_CAPBSET_READ = 23
 _PR_CAPBSET_DROP = 24
 _PR_CAP_AMBIENT = 47
@@ -78,10 +80,23 @@ def set_capabilities(keep: frozenset[int] = frozenset(), *, inheritable: bool = 
 
 def limit_bounding_set(keep: frozenset[int] = frozenset()) -> None:
     """Drop every capability but ``keep`` from the bounding set, up to the last one that this kernel knows."""
-    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
-    for capability in range(last + 1):
-        if capability not in keep and libc.prctl(_PR_CAPBSET_READ, capability) == 1:
-            libc.prctl(_PR_CAPBSET_DROP, capability)
+    for capability in range(_CAPABILITIES):
+        try:
+            if capability not in keep:
+                libc.prctl(_PR_CAPBSET_DROP, capability)
+        except OSError as error:
+            if error.errno == errno.EINVAL and capability > 0:
+                return  # The one before was the last.
+            # Who may not drop any has no need to, where there is none.
+            if error.errno != errno.EPERM or _is_bounding(capability):
+                raise
+
+
+def _is_bounding(capability: int) -> bool:
+    try:
+        return libc.prctl(_PR_CAPBSET_READ, capability) == 1
+    except OSError:
+        return False  # There is none of that number.
 
 
 def lock_securebits() -> None:

@@ -108,18 +108,23 @@ class Request:
 def compose(request: Request, facts: HostFacts) -> Plan:
     """The whole plan. ``NsharnessError`` for a path that must not, or cannot, be shared."""
     home = _home(request.home)
+    made = {"/etc", "/etc/nsharness"}
+    # What all sandboxes of a session have in common comes first: it can be done ahead.
     steps: list[Step] = [
         *_system(facts),
-        *_etc(request, facts, home),
+        *_etc(request, facts, home, made),
         Directory("/proc"),
         Proc(),
         *(Mask(path) for path in _MASKED_PROC),
         *(ReadOnly(path) for path in _READ_ONLY_PROC),
         *_dev(request),
         *_private(request, home),
+        *_own(request),
+        *trust.trusted(request.ca_pem, facts, made),
     ]
+    taken = [step.path for step in steps if isinstance(step, Bind | Cover | Device | Devpts | Proc | Tmpfs)]
     # A share over the places of the run's authority would hide it as it would a mount.
-    taken = [*_mount_points(steps), *(trust.PLACES if request.ca_pem else ())]
+    taken += trust.PLACES if request.ca_pem else ()
     shared = _shared(request, facts, home, taken)
     steps += [*shared, *_hidden(shared, facts), ReadOnly("/")]
     return Plan(
@@ -162,22 +167,19 @@ def _system(facts: HostFacts) -> list[Step]:
     return steps
 
 
-def _etc(request: Request, facts: HostFacts, home: str) -> list[Step]:
+def _etc(request: Request, facts: HostFacts, home: str, made: set[str]) -> list[Step]:
+    """``made`` are the directories that are there, and is added to."""
     steps: list[Step] = [
         Directory("/etc"),
         File("/etc/passwd", _passwd(request, home)),
         File("/etc/group", f"{request.user}:x:{request.gid}:\nnogroup:x:65534:\n"),
-        File("/etc/hosts", f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {request.sandbox[:63]}\n"),
-        File("/etc/hostname", request.sandbox[:63] + "\n"),
         File("/etc/resolv.conf", f"nameserver {request.nameserver}\noptions timeout:2 attempts:2\n"),
         File("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n"),
         File("/etc/gitconfig", _GITCONFIG),
-        File("/etc/machine-id", _machine_id(request.sandbox) + "\n"),
         Directory("/etc/nsharness"),
     ]
     if facts.hidden:
         steps += [File(HIDDEN_FILE, ""), Directory(HIDDEN_DIRECTORY)]
-    made = {"/etc", "/etc/nsharness"}
     for path in ETC_ENTRIES:
         kind = facts.kind(path)
         if kind is None:
@@ -191,6 +193,16 @@ def _etc(request: Request, facts: HostFacts, home: str) -> list[Step]:
             steps += [File(path, ""), Bind(path, path)]
     for path in facts.java_settings:
         steps += [Directory(path), Bind(path, path)]
+    return steps
+
+
+def _own(request: Request) -> list[Step]:
+    """What no two sandboxes have in common."""
+    steps: list[Step] = [
+        File("/etc/hosts", f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {request.sandbox[:63]}\n"),
+        File("/etc/hostname", request.sandbox[:63] + "\n"),
+        File("/etc/machine-id", _machine_id(request.sandbox) + "\n"),
+    ]
     if request.client is not None:
         certificate, key = request.client
         folder = posixpath.dirname(CLIENT_KEY)
@@ -202,7 +214,6 @@ def _etc(request: Request, facts: HostFacts, home: str) -> list[Step]:
             File(CLIENT_KEY, key, mode=0o400, owned=True),
             ReadOnly(folder),
         ]
-    steps += trust.trusted(request.ca_pem, facts, made)
     return steps
 
 
@@ -247,10 +258,6 @@ def _private(request: Request, home: str) -> list[Step]:
     above = _parents(home, {*_OWN_TREES, "/var"})
     steps += [Directory(path, owned=_within(path, *_OWN_TREES)) for path in (*above, home)]
     return [*steps, Tmpfs(home, size=request.tmp_size, mode=0o700)]
-
-
-def _mount_points(steps: list[Step]) -> list[str]:
-    return [step.path for step in steps if isinstance(step, Bind | Cover | Device | Devpts | Proc | Tmpfs)]
 
 
 def _shared(request: Request, facts: HostFacts, home: str, mounted: list[str]) -> list[Step]:

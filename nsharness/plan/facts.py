@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
 
@@ -110,21 +112,36 @@ def gather(extra: Iterable[str] = (), *, hide: Iterable[str] = (), shared: Itera
         entry = _look(path) if real == path else Entry("symlink", real)
         if entry is not None:
             entries[path] = entry
-    bundle = next((path for path in CA_BUNDLES if Path(path).is_file()), None)
+    bundle = next((path for path in CA_BUNDLES if os.path.isfile(path)), None)  # noqa: PTH113 - as above
     folders = tuple(path for path in shared if (entry := _look(path)) and entry.kind == "directory")
-    text = Path(bundle).read_text(encoding="utf-8") if bundle else ""
+    text = _text(bundle, _version(bundle)) if bundle else ""
     directories = _certificate_directories(entries)
     has_java = any(map(os.path.lexists, (*_JAVA, *JAVA_STORES)))
-    settings = [str(each) for pattern in JAVA_SETTINGS for each in Path("/etc").glob(pattern)]
-    settings = sorted(path for path in settings if (entry := _look(path)) and entry.kind == "directory")
-    return HostFacts(
-        entries,
-        text,
-        _hidden(folders, tuple(hide)),
-        directories,
-        has_java,
-        tuple(settings) if has_java else (),
-    )
+    settings = _java_settings() if has_java else ()
+    return HostFacts(entries, text, _hidden(folders, tuple(hide)), directories, has_java, settings)
+
+
+def _java_settings() -> tuple[str, ...]:
+    names = _names("/etc", _version("/etc"))
+    found = [f"/etc/{name}" for name in names if any(fnmatchcase(name, each) for each in JAVA_SETTINGS)]
+    return tuple(path for path in found if (entry := _look(path)) and entry.kind == "directory")
+
+
+def _version(path: str) -> tuple[int, ...]:
+    """What changes with the file or the entries of the directory."""
+    status = os.stat(path)  # noqa: PTH116 - for every sandbox
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+@lru_cache(maxsize=2)
+def _text(path: str, _: tuple[int, ...]) -> str:
+    """Read once: a session's many sandboxes find the same."""
+    return Path(path).read_text(encoding="utf-8")
+
+
+@lru_cache(maxsize=len(CERTIFICATE_DIRECTORIES) + 1)
+def _names(path: str, _: tuple[int, ...]) -> tuple[str, ...]:
+    return tuple(sorted(each.name for each in os.scandir(path)))
 
 
 def _certificate_directories(entries: dict[str, Entry]) -> dict[str, CertificateDirectory]:
@@ -135,7 +152,7 @@ def _certificate_directories(entries: dict[str, Entry]) -> dict[str, Certificate
         if real != path and real in CERTIFICATE_DIRECTORIES:
             entries[path] = Entry("symlink", real)
         elif (entry := _look(real)) is not None and entry.kind == "directory":
-            found[path] = CertificateDirectory(real, tuple(sorted(each.name for each in os.scandir(real))))
+            found[path] = CertificateDirectory(real, _names(real, _version(real)))
     return found
 
 
@@ -159,7 +176,7 @@ def _look(path: str) -> Entry | None:
     except OSError:
         return None
     if stat.S_ISLNK(status.st_mode):
-        return Entry("symlink", str(Path(path).readlink()))
+        return Entry("symlink", os.readlink(path))  # noqa: PTH115 - as above
     if stat.S_ISDIR(status.st_mode):
         return Entry("directory")
     # A socket, a pipe or a device is a way to somebody on the host.

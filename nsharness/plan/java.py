@@ -7,7 +7,7 @@ The JKS form, which every version reads, also where PKCS #12 is its default (``k
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 PASSWORD: Final = "changeit"  # noqa: S105 - it guards nothing
@@ -21,9 +21,10 @@ _TYPE: Final = "X.509"
 _WHITENER: Final = b"Mighty Aphrodite"
 
 
-def trust_store(certificates: Iterable[tuple[str, bytes]]) -> bytes:
-    """The store of these certificates, each with its alias and in DER. Aliases are lower case and unique."""
-    entries = [_entry(alias, der) for alias, der in certificates]
+def trust_store(certificates: Iterable[tuple[str, bytes]], further: Sequence[bytes] = ()) -> bytes:
+    """The store of these certificates, each with its alias and in DER, and of ``further`` entries. Aliases
+    are lower case and unique."""
+    entries = [*(entry(alias, der) for alias, der in certificates), *further]
     content = struct.pack(">III", _MAGIC, _VERSION, len(entries)) + b"".join(entries)
     import hashlib
 
@@ -31,7 +32,8 @@ def trust_store(certificates: Iterable[tuple[str, bytes]]) -> bytes:
     return content + digest.digest()
 
 
-def _entry(alias: str, der: bytes) -> bytes:
+def entry(alias: str, der: bytes) -> bytes:
+    """What a store has for one certificate."""
     # The time of the entry, milliseconds since 1970, is nobody's business and would differ each time.
     head = struct.pack(">I", _TRUSTED_CERTIFICATE) + _text(alias) + struct.pack(">Q", 0)
     return head + _text(_TYPE) + struct.pack(">I", len(der)) + der

@@ -44,6 +44,11 @@ class Limits:
     output: int | None = None
     best_effort: bool = False
 
+    @property
+    def groupless(self) -> bool:
+        """Whether nothing was asked for that a control group could enforce."""
+        return self.memory is self.pids is self.cpu is None
+
 
 @frozen
 class LimitFacts:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from nsharness.frozen import as_dict, field, frozen
+from nsharness.frozen import field, fields_of, frozen
 from nsharness.plan import syscalls
 from nsharness.plan.limits import LimitPlan
 
@@ -70,6 +70,20 @@ class File:
         if self.binary:
             return f"file       {self.path} ({len(self.content) // 4 * 3} bytes)"
         return f"file       {self.path} ({len(self.content)} characters)"
+
+
+@frozen
+class Stored:
+    """A ``File`` whose content is in the file of the plan itself, ``size`` bytes ``at`` its place there; only
+    while it is handed over (``nsharness.plan.handover``)."""
+
+    path: str
+    at: int
+    size: int
+    mode: int = 0o444
+
+    def describe(self) -> str:
+        return f"file       {self.path} ({self.size} bytes)"
 
 
 @frozen
@@ -180,11 +194,11 @@ class ReadOnly:
         return f"read-only  {self.path}"
 
 
-type _Made = Directory | Symlink | Links | File
+type _Made = Directory | Symlink | Links | File | Stored
 type _Mounted = Bind | Overlay | Cover | Device | Tmpfs | Proc | Devpts | Mask | ReadOnly
 type Step = _Made | _Mounted
 
-_MADE: Final = (Directory, Symlink, Links, File)
+_MADE: Final = (Directory, Symlink, Links, File, Stored)
 _MOUNTED: Final = (Bind, Overlay, Cover, Device, Tmpfs, Proc, Devpts, Mask, ReadOnly)
 _KINDS: Final[dict[str, type[Any]]] = {kind.__name__.lower(): kind for kind in (*_MADE, *_MOUNTED)}
 
@@ -230,10 +244,11 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as one JSON object; ``from_json`` gives an equal plan back."""
-        record = as_dict(self)
+        record = fields_of(self)
         record["environment"] = dict(self.environment)
+        record["resolved"] = dict(self.resolved)
         record["limits"] = self.limits.to_record()
-        record["steps"] = [{"step": type(step).__name__.lower(), **as_dict(step)} for step in self.steps]
+        record["steps"] = [{"step": type(step).__name__.lower(), **fields_of(step)} for step in self.steps]
         return json.dumps(record, indent=None, separators=(",", ":"))
 
     @classmethod

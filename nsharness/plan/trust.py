@@ -11,6 +11,7 @@ What the host trusts stays trusted, for connections that the proxy passes throug
 from __future__ import annotations
 
 import base64
+from functools import lru_cache
 from typing import Final
 
 from nsharness.plan import java
@@ -152,8 +153,14 @@ def _redirected(path: str, target: str, facts: HostFacts, made: set[str]) -> lis
     return [*map(Directory, parents(path, made)), Symlink(path, target)]
 
 
+@lru_cache(maxsize=1)
+def _java_entries(ca_bundle: str) -> tuple[bytes, ...]:
+    """Of what the host trusts, which is the same for every sandbox."""
+    numbered = enumerate(certificates(ca_bundle))
+    return tuple(java.entry(f"host-{number}", der) for number, der in numbered)
+
+
 def _java_store(ca_pem: str, facts: HostFacts) -> str:
     """In base64, as a step has it."""
-    host = [(f"host-{number}", der) for number, der in enumerate(certificates(facts.ca_bundle))]
     own = [(f"nsharness-{number}", der) for number, der in enumerate(certificates(ca_pem))]
-    return base64.b64encode(java.trust_store([*own, *host])).decode("ascii")
+    return base64.b64encode(java.trust_store(own, _java_entries(facts.ca_bundle))).decode("ascii")

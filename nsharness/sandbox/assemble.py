@@ -1,24 +1,25 @@
 """Carry out a plan: the new root, step by step, in the mount namespace of the calling process.
 
 Runs in the process that becomes PID 1, before it gives up its privileges. Sources on the host are opened
-first, with the workload's own rights and before anything is covered; targets are resolved without following
+before the steps are taken, with the workload's own rights; targets are resolved without following
 any symbolic link (openat2(2)), so that nothing inside a shared directory can redirect a mount.
 """
 
 from __future__ import annotations
 
-import base64
-import ctypes
+import errno
 import os
+import stat
 import struct
+from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import groupby
-from pathlib import Path
 from typing import Final
 
 from nsharness.linux import libc, mounts
 from nsharness.linux.fds import close_all, write_all
 from nsharness.linux.process import file_access_as
+from nsharness.plan.handover import data
 from nsharness.plan.steps import (
     Bind,
     Cover,
@@ -29,20 +30,25 @@ from nsharness.plan.steps import (
     Links,
     Mask,
     Overlay,
-    Plan,
     Proc,
     ReadOnly,
     Step,
+    Stored,
     Symlink,
     Tmpfs,
 )
 from nsharness.sandbox import overlay
 
-_BASE: Final = "/tmp"  # Any directory that every host has; it is covered, and left behind with the old root.
+_BASE: Final = "/sys/dev" if os.path.isdir("/sys/dev") else "/sys"  # noqa: PTH112 - as below
+"""A directory that every host has and in which nothing is that could be shared: until the old root is left
+behind it is covered."""
 _ROOT_SIZE: Final = 16 << 20
 _SYS_OPENAT2: Final = 437
 _RESOLVE_NO_SYMLINKS: Final = 0x04
 _RESOLVE_BENEATH: Final = 0x08
+_HOW: Final = struct.pack(
+    "=QQQ", os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW, 0, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS
+)
 _NOSUID_NODEV: Final = mounts.MS_NOSUID | mounts.MS_NODEV
 
 
@@ -50,75 +56,116 @@ class StepFailedError(OSError):
     """A step that the kernel refused; the text names the step."""
 
 
-def assemble(plan: Plan) -> int:
-    """Make ``/`` what the plan says. Returns a descriptor of an unprotected procfs, close-on-exec.
+class Root:
+    """A new root, while it is made for a workload that will have this uid and gid.
 
-    The descriptor is how the caller still reaches ``/proc/sys/user`` of the user namespace that it enters
-    next; it must be closed before any workload starts.
+    What does not depend on the plan is done at once, and steps can be taken in parts, so that much of it is
+    there before the plan is.
     """
-    trees = _open_sources(plan)
-    try:
-        libc.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
+
+    def __init__(self) -> None:
         options = f"mode=0755,size={_ROOT_SIZE}"
         libc.mount("nsharness", _BASE, "tmpfs", _NOSUID_NODEV, options)
-        base = os.open(_BASE, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        procfs = -1
-        for as_workload, steps in groupby(enumerate(plan.steps), lambda each: _as_workload(each[1])):
-            with file_access_as(plan.uid, plan.gid) if as_workload else nullcontext():
-                for index, step in steps:
+        self._base = os.open(_BASE, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._procfs = -1
+        self._sources: dict[str, tuple[int, int]] = {}
+        self._has_own = False
+
+    def take(self, steps: Sequence[Step], uid: int, gid: int, contents: int = -1) -> None:
+        """Take the next steps; ``contents`` is the file that a plan came in, for what is stored there.
+        ``StepFailedError`` names the one that the kernel refused."""
+        trees = self._open_sources(steps, uid, gid)
+        try:
+            for as_workload, some in groupby(enumerate(steps), lambda each: self._as_workload(each[1])):
+                with file_access_as(uid, gid) if as_workload else nullcontext():
+                    for index, step in some:
+                        try:
+                            self._take(step, uid, gid, trees.get(index, -1), contents)
+                        except OSError as error:
+                            raise _failed(step, error) from error
+        finally:
+            close_all(trees.values())
+
+    def _take(self, step: Step, uid: int, gid: int, tree: int, contents: int) -> None:
+        match step:
+            case Proc():
+                self._procfs = _proc(self._base, step)
+            case Stored():
+                _stored(step, contents)
+            case Tmpfs(path, size, mode, noexec):
+                self._has_own = True
+                flags = _NOSUID_NODEV | (mounts.MS_NOEXEC if noexec else 0)
+                options = f"mode={mode:o},size={size},uid={uid},gid={gid}"
+                libc.mount("tmpfs", _place(self._base, path), "tmpfs", flags, options)
+            case _:
+                _carry_out(step, self._base, tree)
+
+    def _as_workload(self, step: Step) -> bool:
+        """Whether a step is taken with the workload's rights to files: what it makes is the workload's, or
+        its place may be in the workload's home, where root without capabilities is nobody. As long as nothing
+        of the workload's has been mounted, a bind's place is in our own root."""
+        if isinstance(step, Bind):
+            return self._has_own
+        return isinstance(step, Overlay | Cover) or (isinstance(step, Directory | File) and step.owned)
+
+    def _open_sources(self, steps: Sequence[Step], uid: int, gid: int) -> dict[int, int]:
+        """A detached clone of every mount source, by the step's number among these."""
+        trees: dict[int, int] = {}
+        try:
+            with file_access_as(uid, gid):
+                for index, step in enumerate(steps):
+                    if isinstance(step, Bind | Device):
+                        trees[index] = _source(step)
+                        status = os.fstat(trees[index])
+                        self._sources[_origin(step)] = status.st_dev, status.st_ino
+            for index, step in enumerate(steps):
+                if isinstance(step, Overlay):
                     try:
-                        if isinstance(step, Proc):
-                            procfs = _proc(base, step)
-                        else:
-                            _carry_out(step, base, plan, trees.get(index, -1))
+                        trees[index] = overlay.mounted(step, uid, gid)
                     except OSError as error:
-                        raise StepFailedError(error.errno, f"{step.describe()}: {error.strerror}") from error
-        os.close(base)
+                        raise _failed(step, error) from error
+        except BaseException:
+            close_all(trees.values())
+            raise
+        return trees
+
+    def is_current(self) -> bool:
+        """Whether what was mounted is still what has that name on the host."""
+        try:
+            found = {path: os.lstat(path) for path in self._sources}
+        except OSError:
+            return False
+        return all((found[path].st_dev, found[path].st_ino) == was for path, was in self._sources.items())
+
+    def enter(self) -> int:
+        """Make it the root of this process. Returns a descriptor of an unprotected procfs, close-on-exec.
+
+        That is how the caller still reaches ``/proc/sys/user`` of the user namespace that it enters next; it
+        must be closed before any workload starts.
+        """
+        os.close(self._base)
+        # Not before: as long as we wait, what the host unmounts must not be kept here.
+        libc.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
         mounts.pivot_root(_BASE)
-        return procfs
-    finally:
-        close_all(trees.values())
+        return self._procfs
 
 
-def _open_sources(plan: Plan) -> dict[int, int]:
-    """A detached clone of every mount source, by the step's number in the plan."""
-    trees: dict[int, int] = {}
-    try:
-        with file_access_as(plan.uid, plan.gid):
-            for index, step in enumerate(plan.steps):
-                if isinstance(step, Bind | Device):
-                    trees[index] = _source(step)
-        for index, step in enumerate(plan.steps):
-            if isinstance(step, Overlay):
-                try:
-                    trees[index] = overlay.mounted(step, plan)
-                except OSError as error:
-                    raise StepFailedError(error.errno, f"{step.describe()}: {error.strerror}") from error
-    except BaseException:
-        close_all(trees.values())
-        raise
-    return trees
+def _failed(step: Step, error: OSError) -> StepFailedError:
+    return StepFailedError(error.errno, f"{step.describe()}: {error.strerror}")
+
+
+def _origin(step: Bind | Device) -> str:
+    return step.path if isinstance(step, Device) else step.source
 
 
 def _source(step: Bind | Device) -> int:
-    source = step.path if isinstance(step, Device) else step.source
     try:
-        place = os.open(source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            return mounts.clone_tree(place)
-        finally:
-            os.close(place)
+        return mounts.clone_tree_at(_origin(step))
     except OSError as error:
-        raise StepFailedError(error.errno, f"{step.describe()}: {error.strerror}") from error
+        raise _failed(step, error) from error
 
 
-def _as_workload(step: Step) -> bool:
-    """Whether a step is taken with the workload's rights to files: what it makes is the workload's, or its
-    place may be in the workload's home, where root without capabilities is nobody."""
-    return isinstance(step, Bind | Overlay | Cover) or (isinstance(step, Directory | File) and step.owned)
-
-
-def _carry_out(step: Step, base: int, plan: Plan, tree: int) -> None:
+def _carry_out(step: Step, base: int, tree: int) -> None:
     match step:
         case Directory() | Symlink() | Links() | File():
             _make(step)
@@ -132,10 +179,6 @@ def _carry_out(step: Step, base: int, plan: Plan, tree: int) -> None:
             mounts.set_attributes(tree, read_only=False, nodev=False, noexec=True)
             _file(path, b"", 0o666)
             _attach(tree, base, path)
-        case Tmpfs(path, size, mode, noexec):
-            flags = _NOSUID_NODEV | (mounts.MS_NOEXEC if noexec else 0)
-            options = f"mode={mode:o},size={size},uid={plan.uid},gid={plan.gid}"
-            libc.mount("tmpfs", _place(base, path), "tmpfs", flags, options)
         case Devpts(path):
             flags = mounts.MS_NOSUID | mounts.MS_NOEXEC
             libc.mount("devpts", _place(base, path), "devpts", flags, "newinstance,ptmxmode=0666,mode=0620")
@@ -143,8 +186,23 @@ def _carry_out(step: Step, base: int, plan: Plan, tree: int) -> None:
             _mask(path)
         case ReadOnly(path):
             _read_only(base, path)
-        case Proc():
+        case Tmpfs() | Proc() | Stored():
             raise AssertionError("handled by the caller")
+
+
+def _stored(step: Stored, contents: int) -> None:
+    """The kernel copies: none of it is ever in our own memory."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(_BASE + step.path, flags, step.mode)
+    try:
+        at, end = step.at, step.at + step.size
+        while at < end:
+            if not (copied := os.sendfile(descriptor, contents, at, end - at)):
+                raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+            at += copied
+        os.fchmod(descriptor, step.mode)
+    finally:
+        os.close(descriptor)
 
 
 def _make(step: Directory | Symlink | Links | File) -> None:
@@ -157,11 +215,11 @@ def _make(step: Directory | Symlink | Links | File) -> None:
                 if not os.path.isdir(_BASE + path):  # noqa: PTH112
                     raise
         case Symlink(path, target):
-            Path(_BASE + path).symlink_to(target)
+            os.symlink(target, _BASE + path)  # noqa: PTH211 - as above
         case Links(path, into, names):
             _links(path, into, names)
-        case File(path, content, mode, _, binary):
-            _file(path, base64.b64decode(content, validate=True) if binary else content.encode(), mode)
+        case File(path, _, mode):
+            _file(path, data(step), mode)
 
 
 def _links(path: str, into: str, names: tuple[str, ...]) -> None:
@@ -187,11 +245,7 @@ def _file(path: str, content: bytes, mode: int) -> None:
 
 
 def _cover(base: int, path: str, by: str) -> None:
-    own = os.open(_BASE + by, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        tree = mounts.clone_tree(own)
-    finally:
-        os.close(own)
+    tree = mounts.clone_tree_at(_BASE + by)
     try:
         mounts.set_attributes(tree, read_only=True, noexec=True)
         _attach(tree, base, path)
@@ -203,18 +257,16 @@ def _proc(base: int, step: Proc) -> int:
     """Mount a procfs and keep an unprotected view of it that is attached nowhere."""
     flags = _NOSUID_NODEV | mounts.MS_NOEXEC
     libc.mount("proc", _place(base, step.path), "proc", flags)
-    place = os.open(_BASE + step.path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        return mounts.clone_tree(place)
-    finally:
-        os.close(place)
+    return mounts.clone_tree_at(_BASE + step.path)
 
 
 def _mask(path: str) -> None:
     target = _BASE + path
-    if not os.path.lexists(target):
+    try:
+        kind = os.stat(target).st_mode  # noqa: PTH116 - as above
+    except FileNotFoundError:
         return
-    if Path(target).is_dir():
+    if stat.S_ISDIR(kind):
         libc.mount("tmpfs", target, "tmpfs", _NOSUID_NODEV | mounts.MS_NOEXEC | mounts.MS_RDONLY, "size=0")
     else:
         libc.mount("/dev/null", target, None, mounts.MS_BIND)
@@ -224,12 +276,10 @@ def _read_only(base: int, path: str) -> None:
     if path == "/":
         mounts.remount_read_only(_BASE)
         return
-    target = _BASE + path
-    if not os.path.lexists(target):
+    try:
+        tree = mounts.clone_tree_at(_BASE + path)
+    except FileNotFoundError:
         return
-    place = os.open(target, os.O_PATH | os.O_CLOEXEC)
-    tree = mounts.clone_tree(place)
-    os.close(place)
     try:
         mounts.set_attributes(tree, read_only=True, noexec=True)
         _attach(tree, base, path)
@@ -252,7 +302,4 @@ def _place(base: int, path: str) -> str:
 
 
 def _open_beneath(base: int, path: str) -> int:
-    flags = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW
-    how = struct.pack("=QQQ", flags, 0, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS)
-    name = ctypes.c_char_p(os.fsencode(path.lstrip("/")))
-    return libc.syscall(_SYS_OPENAT2, base, name, ctypes.create_string_buffer(how, len(how)), len(how))
+    return libc.syscall(_SYS_OPENAT2, base, os.fsencode(path.lstrip("/")), _HOW, len(_HOW))

@@ -19,53 +19,26 @@ not change them.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Final
+from functools import cache
+from typing import Final
 
+from nsharness.errors import ASK_DOCTOR, NsharnessError
 from nsharness.frozen import frozen
-from nsharness.linux.fds import close_all
-from nsharness.linux.submodules import behind
+from nsharness.linux.fds import close_all, write_all
+from nsharness.sandbox import spawn
 
-# Its __init__ imports databases, event loops and more: 70 ms, and pages that every sandbox's fork would copy.
-with behind("pyroute2"):
-    from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST
-    from pyroute2.netlink.rtnl import (
-        RTM_GETLINK,
-        RTM_NEWADDR,
-        RTM_NEWLINK,
-        RTM_NEWNEIGH,
-        RTM_NEWROUTE,
-        RTM_SETLINK,
-    )
-    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-    from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-    from pyroute2.netlink.rtnl.ndmsg import ndmsg
-    from pyroute2.netlink.rtnl.rtmsg import rtmsg
-
-GATEWAY_ADDRESS: Final = "10.127.0.1"
-SANDBOX_ADDRESS: Final = "10.127.0.2"
-_NETWORK_ADDRESS: Final = "10.127.0.0"
 PROXY_PORT: Final = 3128
 MTLS_PORT: Final = 3129
 """Where the proxy is, instead, in gateways of sandboxes that identify themselves by a certificate."""
 
-_LO: Final = 1
-_VETH: Final = 2  # Both ends: the first index that a new network namespace gives away.
-_GATEWAY_MAC: Final = "02:00:0a:7f:00:01"
-_SANDBOX_MAC: Final = "02:00:0a:7f:00:02"
-_IFF_UP: Final = 1
-_NUD_PERMANENT: Final = 0x80
-_TABLE_MAIN: Final = 254
-_TABLE_LOCAL: Final = 255
-_RTN_UNICAST, _RTN_LOCAL, _RTN_UNREACHABLE = 1, 2, 7
-_SCOPE_UNIVERSE, _SCOPE_HOST = 0, 254
-_PROTOCOL_STATIC: Final = 4
 _IP_PKTINFO: Final = 8
 _BACKLOG: Final = 4096
 
@@ -90,6 +63,7 @@ def create(proxy_port: int = PROXY_PORT) -> Gateway:
 
     ``OSError`` names the step that the kernel refused; nothing is left then.
     """
+    of_gateway, of_sandbox, of_link = datagrams()
     opened: list[int] = []
     try:
         with _own_netns_restored():
@@ -107,12 +81,12 @@ def create(proxy_port: int = PROXY_PORT) -> Gateway:
                 opened.append(_new_netns())
                 sandbox_netns = opened[-1]
                 _write_sysctls(("net/ipv6/conf/default/disable_ipv6", "1"))
-                _transact(gateway_link, _gateway_requests(sandbox_netns), "the gateway's network")
+                _transact(gateway_link, of_gateway.about(sandbox_netns), "the gateway's network")
                 with _netlink() as sandbox_link:
-                    _transact(sandbox_link, _sandbox_requests(), "the sandbox's network")
+                    _transact(sandbox_link, of_sandbox, "the sandbox's network")
                 # The gateway's end was up before it had a carrier, and the kernel starts its queue some time
                 # after: until then packets are dropped. Asking for its state does that work at once.
-                _transact(gateway_link, [_state_of(_VETH)], "the gateway's link")
+                _transact(gateway_link, of_link, "the gateway's link")
             os.setns(gateway_netns, os.CLONE_NEWNET)
             listeners = []
             for kind, port in (
@@ -149,10 +123,15 @@ def _write_sysctls(*settings: tuple[str, str]) -> None:
     """``/proc/sys/net`` shows the network namespace of whoever opens it."""
     for name, value in settings:
         try:
-            Path("/proc/sys", name).write_text(value, encoding="ascii")
+            setting = os.open(f"/proc/sys/{name}", os.O_WRONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            if "ipv6" not in name:  # A kernel without IPv6 has nothing to switch off.
-                raise
+            if "ipv6" in name:  # A kernel without IPv6 has nothing to switch off.
+                continue
+            raise
+        try:
+            os.write(setting, value.encode())
+        finally:
+            os.close(setting)
 
 
 def _listen(kind: socket.SocketKind, port: int) -> int:
@@ -169,142 +148,14 @@ def _listen(kind: socket.SocketKind, port: int) -> int:
         return sock.detach()
 
 
-def _gateway_requests(sandbox_netns: int) -> list[tuple[Any, int, int]]:
-    return [
-        _veth(sandbox_netns),
-        _address(GATEWAY_ADDRESS),
-        _up(_VETH),
-        _up(_LO),
-        _route("0.0.0.0", 0, kind=_RTN_LOCAL, table=_TABLE_LOCAL, scope=_SCOPE_HOST, device=_LO),
-        _neighbour(SANDBOX_ADDRESS, _SANDBOX_MAC),
-    ]
-
-
-def _sandbox_requests() -> list[tuple[Any, int, int]]:
-    return [
-        _address(SANDBOX_ADDRESS),
-        _up(_VETH),
-        _up(_LO),
-        _route("0.0.0.0", 0, gateway=GATEWAY_ADDRESS),
-        # Multicast and reserved addresses have no listener that could refuse: refuse them here.
-        _route("224.0.0.0", 3, kind=_RTN_UNREACHABLE),
-        # Nobody has the pair's own network address: looking for its owner takes three seconds.
-        _route(_NETWORK_ADDRESS, 32, kind=_RTN_UNREACHABLE),
-        _neighbour(GATEWAY_ADDRESS, _GATEWAY_MAC),
-    ]
-
-
-def _veth(peer_netns: int) -> tuple[Any, int, int]:
-    peer = ifinfmsg()
-    peer["index"] = _VETH
-    peer_attributes = [
-        ("IFLA_IFNAME", "eth0"),
-        ("IFLA_ADDRESS", _SANDBOX_MAC),
-        ("IFLA_NET_NS_FD", peer_netns),
-    ]
-    link = ifinfmsg()
-    link["index"] = _VETH
-    link["attrs"] = [
-        ("IFLA_IFNAME", "gw0"),
-        ("IFLA_ADDRESS", _GATEWAY_MAC),
-        (
-            "IFLA_LINKINFO",
-            {
-                "attrs": [
-                    ("IFLA_INFO_KIND", "veth"),
-                    (
-                        "IFLA_INFO_DATA",
-                        {"attrs": [("VETH_INFO_PEER", {"index": _VETH, "attrs": peer_attributes})]},
-                    ),
-                ]
-            },
-        ),
-    ]
-    return link, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL
-
-
-def _state_of(index: int) -> tuple[Any, int, int]:
-    link = ifinfmsg()
-    link["index"] = index
-    return link, RTM_GETLINK, 0
-
-
-def _up(index: int) -> tuple[Any, int, int]:
-    link = ifinfmsg()
-    link["index"] = index
-    link["flags"] = link["change"] = _IFF_UP
-    return link, RTM_SETLINK, 0
-
-
-def _address(address: str) -> tuple[Any, int, int]:
-    message = ifaddrmsg()
-    message["family"] = socket.AF_INET
-    message["index"] = _VETH
-    message["prefixlen"] = 30
-    message["attrs"] = [("IFA_LOCAL", address), ("IFA_ADDRESS", address)]
-    return message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL
-
-
-def _route(
-    destination: str,
-    prefix: int,
-    *,
-    kind: int = _RTN_UNICAST,
-    table: int = _TABLE_MAIN,
-    scope: int = _SCOPE_UNIVERSE,
-    gateway: str | None = None,
-    device: int | None = None,
-) -> tuple[Any, int, int]:
-    message = rtmsg()
-    message["family"] = socket.AF_INET
-    message["dst_len"] = prefix
-    message["table"] = table
-    message["proto"] = _PROTOCOL_STATIC
-    message["scope"] = scope
-    message["type"] = kind
-    attributes: list[tuple[str, object]] = []
-    if prefix:
-        attributes.append(("RTA_DST", destination))
-    if gateway is not None:
-        attributes.append(("RTA_GATEWAY", gateway))
-    if device is not None:
-        attributes.append(("RTA_OIF", device))
-    message["attrs"] = attributes
-    return message, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL
-
-
-def _neighbour(address: str, mac: str) -> tuple[Any, int, int]:
-    """Both ends know each other from the start: the first packet waits for no ARP exchange."""
-    message = ndmsg()
-    message["family"] = socket.AF_INET
-    message["ifindex"] = _VETH
-    message["state"] = _NUD_PERMANENT
-    message["attrs"] = [("NDA_DST", address), ("NDA_LLADDR", mac)]
-    return message, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_EXCL
-
-
 def _netlink() -> socket.socket:
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
 
 
-def _transact(link: socket.socket, requests: Sequence[tuple[Any, int, int]], what: str) -> None:
-    """Send all requests in one datagram and wait for every acknowledgement (netlink(7)).
-
-    pyroute2 encodes the messages; its own socket sends one at a time and costs five times as much.
-    """
-    datagram = bytearray()
-    for number, (message, kind, flags) in enumerate(requests, start=1):
-        message["header"] = {
-            "type": kind,
-            "flags": NLM_F_REQUEST | NLM_F_ACK | flags,
-            "sequence_number": number,
-            "pid": 0,
-        }
-        message.encode()
-        datagram += message.data
-    link.sendto(datagram, (0, 0))
-    unacknowledged = set(range(1, len(requests) + 1))
-    while unacknowledged:
+def _transact(link: socket.socket, asked: Datagram, what: str) -> None:
+    """Send all requests in one datagram and wait until the last has been acknowledged (netlink(7))."""
+    link.sendto(asked.content, (0, 0))
+    while True:
         reply = link.recv(65536)
         offset = 0
         while offset + 16 <= len(reply):
@@ -314,7 +165,65 @@ def _transact(link: socket.socket, requests: Sequence[tuple[Any, int, int]], wha
             if kind == 2:  # NLMSG_ERROR; code 0 is the acknowledgement.
                 (code,) = struct.unpack_from("=i", reply, offset + 16)
                 if code:
-                    step = type(requests[number - 1][0]).__name__
+                    step = asked.kinds[number - 1]
                     raise OSError(-code, f"{what}, step {number} ({step}): {os.strerror(-code)}")
-                unacknowledged.discard(number)
+                if number == len(asked.kinds):
+                    return
             offset += (length + 3) & ~3
+
+
+@frozen
+class Datagram:
+    """Requests to the kernel, numbered from 1, of which the last is acknowledged."""
+
+    content: bytes
+    kinds: tuple[str, ...]
+    """What kind of message each is, for people."""
+    netns_at: int | None = None
+    """Where the descriptor of the sandbox's network namespace belongs."""
+
+    def about(self, netns: int) -> Datagram:
+        """The same, about this namespace."""
+        content = bytearray(self.content)
+        struct.pack_into("=i", content, self.netns_at or 0, netns)
+        return Datagram(bytes(content), self.kinds)
+
+
+@cache
+def datagrams() -> tuple[Datagram, ...]:
+    """What is asked in the gateway, in the sandbox, and of the gateway's interface at the end.
+
+    ``NsharnessError`` when the process that encodes it could not.
+    """
+    pid, pipe = encoder()
+    encoder.cache_clear()  # For another attempt, should this one fail.
+    with os.fdopen(pipe, "rb") as stream:
+        text = stream.read()
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+    try:
+        encoded = json.loads(text)
+    except ValueError:
+        why = "the process that encodes what the kernel is asked has failed"
+        raise NsharnessError("cannot make a gateway", why=why, hint=ASK_DOCTOR) from None
+    return tuple(Datagram(bytes.fromhex(each), tuple(kinds), at) for each, kinds, at in encoded)
+
+
+@cache
+def encoder() -> tuple[int, int]:
+    """Start the process that encodes them: its pid, and the pipe on which it says them.
+
+    It has much to import: whoever will need them calls this early.
+    """
+    read, write = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            spawn.close_all_but(0, 1, 2, write)
+            from nsharness.sandbox import rtnetlink
+
+            write_all(write, json.dumps(rtnetlink.datagrams()).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    return pid, read

@@ -27,72 +27,107 @@ import selectors
 import signal
 import socket
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
-from nsharness.frozen import replace
+from nsharness.frozen import frozen, replace
 from nsharness.linux import fds, landlock, libc, open_files, process, seccomp, userns
 from nsharness.plan import access
+from nsharness.plan.handover import Beginning, unpacked
 from nsharness.plan.steps import Plan
 from nsharness.sandbox import road, spawn, terminal
-from nsharness.sandbox.assemble import StepFailedError, assemble
+from nsharness.sandbox.assemble import Root, StepFailedError
 from nsharness.sandbox.report import describe
 
 _KEYCTL_JOIN_SESSION_KEYRING: Final = 1
 _REAPED_AT_ONCE: Final = 100
+_LINE: Final = 4096
+"""More than a line of ``/proc/PID/stat`` has."""
 
 
-def main(
-    plan_descriptor: int, control: int, status: int, lifeline: int, filters: Sequence[seccomp.Compiled]
-) -> None:
-    """Everything from the fork on; never returns."""
-    code = 1
+@frozen
+class Surroundings:
+    """What a first process gets from the zygote before its plan."""
+
+    lifeline: int
+    filters: Sequence[seccomp.Compiled]
+    beginning: Beginning
+    """What its plan will begin with."""
+
+
+def main(netns: int, plan: int, control: int, status: int, given: Surroundings) -> None:
+    """Everything from the fork on, in a mount namespace and others of its own; never returns."""
     try:
-        spawn.close_all_but(0, 1, 2, plan_descriptor, control, status, lifeline)
-        spawn.point_standard_streams_at_null()
-        os.setsid()
-        plan = Plan.from_json(fds.read_all(plan_descriptor))
-        os.close(plan_descriptor)
-        open_files.set_limit(plan.open_files)
-        confine(plan, filters)
-        # The steps have been taken. It was by far the most that this process will ever need memory for.
-        plan = replace(plan, steps=())
-        libc.trim()
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        serving = Init(socket.socket(fileno=control), lifeline, plan)
-        fds.write_all(status, b"ready\n")
-        os.close(status)
-        serving.run()
-        code = 0
+        spawn.close_all_but(0, 1, 2, netns, plan, control, status, given.lifeline)
+        _serve(_begin(given.beginning), netns, plan, control, status, given)
     except BaseException as error:  # noqa: BLE001 - nothing may get past os._exit
-        with contextlib.suppress(OSError):
-            fds.write_all(status, json.dumps(describe(error)).encode() + b"\n")
+        _report(status, error)
     finally:
-        os._exit(code)
+        os._exit(1)
 
 
-def wait(offer: int, status: int, lifeline: int, filters: Sequence[seccomp.Compiled]) -> None:
+def wait(offer: int, status: int, given: Surroundings) -> None:
     """The same for one that is made ahead: what it is to be comes on the socket ``offer``. Never returns."""
     try:
-        spawn.close_all_but(0, 1, 2, offer, status, lifeline)
+        spawn.close_all_but(0, 1, 2, offer, status, given.lifeline)
+        root = _begin(given.beginning)
         with socket.socket(fileno=offer) as sock:
             _, descriptors = fds.receive(sock)
-    except BaseException:  # noqa: BLE001 - as above
+        if len(descriptors) != 3:
+            os._exit(0)  # Nobody has needed it.
+        if not root.is_current():
+            fds.write_all(status, b"stale\n")
+            os._exit(0)
+        netns, plan, control = descriptors
+        _serve(root, netns, plan, control, status, given)
+    except BaseException as error:  # noqa: BLE001 - as above
+        _report(status, error)
+    finally:
         os._exit(1)
-    if len(descriptors) != 2:
-        os._exit(0)  # Nobody has needed it.
-    plan, control = descriptors
-    main(plan, control, status, lifeline, filters)
 
 
-def confine(plan: Plan, filters: Sequence[seccomp.Compiled]) -> None:
-    """Apply the plan, enter the workload's user namespace and give up every privilege for good.
+def _report(status: int, error: BaseException) -> None:
+    with contextlib.suppress(OSError):
+        fds.write_all(status, json.dumps(describe(error)).encode() + b"\n")
+
+
+def _begin(beginning: Beginning) -> Root:
+    """Do what can be done before the plan is known."""
+    spawn.point_standard_streams_at_null()
+    os.setsid()
+    # Whoever started us may have a stricter one: then nobody but root could enter what is made here.
+    os.umask(0o022)
+    root = Root()
+    if beginning.steps:
+        root.take(beginning.steps, beginning.uid, beginning.gid)
+    return root
+
+
+def _serve(root: Root, netns: int, contents: int, control: int, status: int, given: Surroundings) -> None:
+    """Do the rest, and serve until the supervisor or the zygote is gone."""
+    os.setns(netns, os.CLONE_NEWNET)
+    os.close(netns)
+    plan = unpacked(fds.read_line(contents))
+    open_files.set_limit(plan.open_files)
+    root.take(plan.steps, plan.uid, plan.gid, contents)
+    os.close(contents)
+    procfs = root.enter()
+    confine(replace(plan, steps=given.beginning.steps + plan.steps), procfs, given.filters)
+    # The steps have been taken. It was by far the most that this process will ever need memory for.
+    plan = replace(plan, steps=())
+    libc.trim()
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    serving = Init(socket.socket(fileno=control), given.lifeline, plan)
+    fds.write_all(status, b"ready\n")
+    os.close(status)
+    serving.run()
+    os._exit(0)
+
+
+def confine(plan: Plan, procfs: int, filters: Sequence[seccomp.Compiled]) -> None:
+    """Enter the workload's user namespace and give up every privilege for good. ``procfs`` is closed.
 
     Everything that is started inherits all of it, and PID 1 itself serves under it.
     """
-    # Whoever started us may have a stricter one: then nobody but root could enter what is made here.
-    os.umask(0o022)
-    procfs = assemble(plan)
     socket.sethostname(plan.hostname)
     process.become_keeping_capabilities(plan.uid, plan.gid)
     process.make_dumpable()
@@ -230,12 +265,12 @@ class Init:
             return set()
         found = set()
         others = self._leaders - {leader} | {1}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
+        for name in os.listdir("/proc"):  # noqa: PTH208 - pathlib would be in each sandbox's memory
+            if name.isdigit():
                 with contextlib.suppress(OSError, ValueError):
                     # After the command name, which may hold anything: state, ppid, pgrp, session.
-                    fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
-                    pid, group, session = int(entry.name), int(fields[2]), int(fields[3])
+                    fields = _read(f"/proc/{name}/stat").rpartition(b")")[2].split()
+                    pid, group, session = int(name), int(fields[2]), int(fields[3])
                     if session not in others and pid != leader:
                         found.add(pid if group == leader else -group)
         return found
@@ -243,6 +278,14 @@ class Init:
     def _send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         with contextlib.suppress(OSError):
             fds.send(self._control, message, descriptors)
+
+
+def _read(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, _LINE)
+    finally:
+        os.close(descriptor)
 
 
 def _kill(pid: int, number: int) -> None:

@@ -9,20 +9,20 @@ back is a detached mount, like that of any other source.
 from __future__ import annotations
 
 import os
+import posixpath
 import socket
-from pathlib import Path
 
 from nsharness.linux import fds, libc, mounts, process, userns
-from nsharness.plan.steps import Overlay, Plan
+from nsharness.plan.steps import Overlay
 
 
-def mounted(step: Overlay, plan: Plan) -> int:
-    """A detached overlay, close-on-exec. ``OSError`` as the kernel gives it."""
+def mounted(step: Overlay, uid: int, gid: int) -> int:
+    """A detached overlay for that user, close-on-exec. ``OSError`` as the kernel gives it."""
     ours, theirs = fds.message_pair()
     with ours, theirs:
         pid = os.fork()
         if pid == 0:
-            _helper(step, plan, theirs)
+            _helper(step, uid, gid, theirs)
         theirs.close()
         message, descriptors = fds.receive(ours)
         os.waitpid(pid, 0)
@@ -32,19 +32,19 @@ def mounted(step: Overlay, plan: Plan) -> int:
     return descriptors[0]
 
 
-def _helper(step: Overlay, plan: Plan, answer: socket.socket) -> None:
+def _helper(step: Overlay, uid: int, gid: int, answer: socket.socket) -> None:
     """Never returns."""
     try:
         # The working directory follows into a new mount namespace (unshare(2)); an open descriptor would stay
         # in the old one, and overlayfs takes no layer from there.
-        _enter(Path(step.upper).parent, plan)
-        process.become_keeping_capabilities(plan.uid, plan.gid)
+        _enter(posixpath.dirname(step.upper), uid, gid)
+        process.become_keeping_capabilities(uid, gid)
         process.make_dumpable()
         userns.enter_new(os.CLONE_NEWNS)
         flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         # By a descriptor's name: no character of a path has a meaning in the options then.
         lower = f"/proc/self/fd/{os.open(step.source, flags)}"
-        upper, work = Path(step.upper).name, Path(step.work).name
+        upper, work = posixpath.basename(step.upper), posixpath.basename(step.work)
         options = f"lowerdir={lower},upperdir={upper},workdir={work},userxattr"
         libc.mount("overlay", lower, "overlay", mounts.MS_NOSUID | mounts.MS_NODEV, options)
         tree = mounts.clone_tree(os.open(step.source, flags))
@@ -55,10 +55,10 @@ def _helper(step: Overlay, plan: Plan, answer: socket.socket) -> None:
         os._exit(0)
 
 
-def _enter(path: Path, plan: Plan) -> None:
+def _enter(path: str, uid: int, gid: int) -> None:
     """Go to the directory of the layers: the person's own, or root's when nobody is behind root."""
     try:
-        with process.file_access_as(plan.uid, plan.gid):
+        with process.file_access_as(uid, gid):
             os.chdir(path)
     except PermissionError:
         os.chdir(path)

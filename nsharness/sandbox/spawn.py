@@ -14,6 +14,7 @@ import select
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Final
 
 from nsharness.linux import libc
@@ -102,8 +103,7 @@ def _child(
         report = _arrange(descriptors, report)
         if controlling is not None:
             terminal.take(controlling)
-        # Python ignores some, and so may whoever started us; a program expects the defaults.
-        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        for number in ignored():
             signal.signal(number, signal.SIG_DFL)
         os.chdir(cwd)
         for name, value in rlimits:
@@ -115,6 +115,18 @@ def _child(
         os.write(report, b"22")
     finally:
         os._exit(127)
+
+
+@cache
+def ignored() -> tuple[int, ...]:
+    """The signals that this process ignores: Python some, and whoever started us perhaps others. A program
+    expects the defaults, to which exec(2) itself sets what has a handler.
+
+    Asked once and for all, by then nobody may change it any more.
+    """
+    return tuple(
+        int(number) for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN
+    )
 
 
 def _limit(number: int, value: int) -> None:

@@ -5,54 +5,36 @@ process is slow, and because pyroute2 should be imported once. It never sees a c
 privileges it enters a user namespace of its own first; that one owns every network, mount and pid namespace
 it makes, so that a workload, one user namespace further down, can change none of them.
 
-Requests on the control socket: ``gateway``, ``sandbox``, ``release``, ``pool`` and ``prepare``. End-of-file
-there ends the zygote and, through the lifeline that every sandbox's PID 1 watches, all its sandboxes.
+Requests on the control socket: ``gateway``, ``sandbox``, ``release``, ``pool``, ``prepare`` and
+``beginning``. End-of-file there ends the zygote and, through the lifeline that every sandbox's PID 1
+watches, all its sandboxes.
 
-With a pool it makes gateways ahead, each with a first process that is in its namespaces already and waits for
-its plan: when nothing else is to be done, so that nobody waits for it. ``prepare`` makes one.
+While a gateway is made, a first process begins already. With a pool both are made ahead: when nothing else is
+to be done, so that nobody waits for it. ``prepare`` makes one of each.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import os
 import selectors
 import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable
 from typing import Any, Final
 
 from nsharness.errors import ASK_DOCTOR, NsharnessError
-from nsharness.frozen import frozen
 from nsharness.linux import fds, libc, mounts, open_files, process, seccomp, userns
 from nsharness.plan import syscalls
-from nsharness.sandbox import gateway, init
+from nsharness.plan.handover import Beginning
+from nsharness.sandbox import first, gateway, init, spawn
 from nsharness.sandbox.report import describe
 
 _KEPT: Final = frozenset(
     {process.CAP_SYS_ADMIN, process.CAP_NET_ADMIN, process.CAP_SETUID, process.CAP_SETGID}
 )
-_SANDBOX_NAMESPACES: Final = (
-    os.CLONE_NEWNS | os.CLONE_NEWPID | os.CLONE_NEWIPC | os.CLONE_NEWUTS | os.CLONE_NEWCGROUP
-)
-
-
-@frozen
-class Waiting:
-    """A first process that waits for its plan on the other end of ``offer``; it and its parent report on the
-    pipe ``status``."""
-
-    offer: socket.socket
-    status: int
-
-    def close(self) -> None:
-        """Nobody needs it: it sees the end of its socket, and ends."""
-        self.offer.close()
-        os.close(self.status)
 
 
 class Zygote:
@@ -63,13 +45,23 @@ class Zygote:
         self._gateways: dict[int, gateway.Gateway] = {}
         self._next_gateway = 1
         self._pool_size = 0
-        self._pool: deque[tuple[gateway.Gateway, Waiting | None]] = deque()
-        self._waiting: dict[int, Waiting] = {}
-        self._expected: set[int] = set()  # gateways whose sandboxes somebody is about to ask for
+        self._pool: deque[tuple[gateway.Gateway, first.Waiting | None]] = deque()
+        self._waiting: dict[int, first.Waiting] = {}
+        # Gateways whose sandboxes somebody is about to ask for, and with what their plans may begin.
+        self._expected: dict[int, Beginning] = {}
+        self._beginning = Beginning()
         self._compiled: dict[bool, tuple[seccomp.Compiled, ...]] = {}
         # Its writing end is held by this process alone: when the zygote is gone, however it went, every
         # sandbox sees end-of-file on its copy of the reading end.
         self._lifeline, self._lifeline_held = os.pipe2(os.O_CLOEXEC)
+
+    def warm_up(self) -> None:
+        """Have what every sandbox needs, while the supervisor does something else. Whoever asks for a sandbox
+        is told why it is not to be had."""
+        with contextlib.suppress(NsharnessError):
+            self._filters(user_namespaces=False)
+        with contextlib.suppress(NsharnessError):
+            gateway.datagrams()
 
     def run(self) -> None:
         """Serve until the supervisor is gone."""
@@ -94,32 +86,31 @@ class Zygote:
                         os.read(wakeup_read, 4096)
                 self._reap()
 
-    def _reap(self) -> None:
+    @staticmethod
+    def _reap() -> None:
+        """Let go of first processes that have ended, which the supervisor sees by itself."""
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                    return
             except ChildProcessError:
                 return
-            if pid == 0:
-                return
-            self._send({"event": "ended", "pid": pid, "status": os.waitstatus_to_exitcode(status)})
 
     def _answer(self, message: dict[str, Any], descriptors: list[int]) -> None:
         tag = str(message.get("tag", ""))
         try:
             match message.get("op"):
                 case "gateway":
-                    self._make_gateway(tag, mtls=message.get("mtls") is True)
-                    # The supervisor wires the gateway and makes the plan now: for the start it costs nothing.
-                    with contextlib.suppress(NsharnessError):
-                        self._filters(user_namespaces=False)
+                    mtls, ahead = message.get("mtls") is True, message.get("ahead") is True
+                    self._make_gateway(tag, mtls=mtls, ahead=ahead)
                 case "sandbox":
-                    self._make_sandbox(
-                        tag, int(message["gateway"]), message.get("user_namespaces") is True, *descriptors
-                    )
+                    wanted = int(message["gateway"]), message.get("user_namespaces") is True
+                    self._make_sandbox(tag, *wanted, int(message.get("beginning", 0)), *descriptors)
+                case "beginning":
+                    self._beginning = Beginning.from_json(fds.read_all(descriptors[0]))
                 case "release":
                     number = int(message["gateway"])
-                    self._expected.discard(number)
+                    self._expected.pop(number, None)
                     if (waiting := self._waiting.pop(number, None)) is not None:
                         waiting.close()
                     if (made := self._gateways.pop(number, None)) is not None:
@@ -142,34 +133,33 @@ class Zygote:
         except (OSError, NsharnessError):
             self._pool_size = 0
             return
-        waiting = None
+        self._pool.append((made, self._ahead()))
+
+    def _ahead(self) -> first.Waiting | None:
         with contextlib.suppress(OSError, NsharnessError):
-            waiting = self._fork_waiting(made.sandbox_netns, self._filters(user_namespaces=False))
-        self._pool.append((made, waiting))
+            return first.ahead(self._surroundings(self._beginning, user_namespaces=False))
+        return None
 
-    def _fork_waiting(self, netns: int, filters: tuple[seccomp.Compiled, ...]) -> Waiting:
-        ours, theirs = fds.message_pair()
-        status_read, status_write = os.pipe2(os.O_CLOEXEC)
-        intermediate = os.fork()
-        if intermediate == 0:
-            descriptors = (theirs.fileno(), status_write, self._lifeline)
-            _become_parent_of_init(netns, status_write, (), lambda: init.wait(*descriptors, filters))
-        theirs.close()
-        os.close(status_write)
-        os.waitpid(intermediate, 0)
-        return Waiting(ours, status_read)
-
-    def _make_gateway(self, tag: str, *, mtls: bool) -> None:
-        waiting = None
+    def _make_gateway(self, tag: str, *, mtls: bool, ahead: bool) -> None:
         if mtls or not self._pool:
-            made = gateway.create(gateway.MTLS_PORT if mtls else gateway.PROXY_PORT)
+            # It begins while we make the network, and while the supervisor makes the plan.
+            waiting = self._ahead() if ahead else None
+            try:
+                made = gateway.create(gateway.MTLS_PORT if mtls else gateway.PROXY_PORT)
+            except BaseException:
+                if waiting is not None:
+                    waiting.close()
+                raise
         else:
             made, waiting = self._pool.popleft()
         number, self._next_gateway = self._next_gateway, self._next_gateway + 1
-        self._expected.add(number)
         if waiting is not None:
             self._waiting[number] = waiting
-        self._send({"event": "gateway", "reply_to": tag, "gateway": number}, made.listeners)
+        # What the plan may leave out, because the process that waits begins with it.
+        beginning = waiting.beginning if waiting is not None else Beginning()
+        self._expected[number] = beginning
+        answer = {"gateway": number, "beginning": beginning.number}
+        self._send({"event": "gateway", "reply_to": tag, **answer}, made.listeners)
         # The supervisor has the listeners now; only the namespaces stay here.
         fds.close_all(made.listeners)
         self._gateways[number] = gateway.Gateway((), made.gateway_netns, made.sandbox_netns)
@@ -181,97 +171,49 @@ class Zygote:
             self._compiled[user_namespaces] = seccomp.Library().compile(wanted)
         return self._compiled[user_namespaces]
 
+    def _surroundings(self, beginning: Beginning, *, user_namespaces: bool) -> init.Surroundings:
+        filters = self._filters(user_namespaces=user_namespaces)
+        return init.Surroundings(self._lifeline, filters, beginning)
+
     def _make_sandbox(
-        self, tag: str, number: int, user_namespaces: bool, plan: int, control: int, *groups: int
+        self,
+        tag: str,
+        number: int,
+        user_namespaces: bool,
+        beginning: int,
+        plan: int,
+        control: int,
+        *groups: int,
     ) -> None:
         if number not in self._gateways:
             raise NsharnessError(f"gateway {number} does not exist")
-        self._expected.discard(number)
+        promised = self._expected.pop(number, Beginning())
         waiting = self._waiting.pop(number, None)
-        intermediate = 0
+        if beginning not in (0, promised.number):
+            raise NsharnessError("cannot build a sandbox", why=f"no plan begins with number {beginning}")
+        before = promised if beginning else Beginning()
         # One that waits is in its namespaces already: too late for groups, and its filters are what they are.
-        if waiting is not None and not groups and not user_namespaces and _offered(waiting, plan, control):
-            status = os.dup(waiting.status)
-        else:
-            filters = self._filters(user_namespaces=user_namespaces)
-            netns = self._gateways[number].sandbox_netns
-            intermediate, status = self._fork_first(netns, (plan, control), groups, filters)
-        if waiting is not None:
+        if waiting is not None and (groups or user_namespaces or waiting.beginning != before):
             waiting.close()
-        with os.fdopen(status, "rb") as stream:
-            # Until both writers have closed it: the intermediate process by ending, PID 1 by being ready.
-            report = stream.read().splitlines()
-        if intermediate:
-            os.waitpid(intermediate, 0)
-        pid = next((int(line) for line in report if line.isdigit()), 0)
-        if pid == 0 or b"ready" not in report:
-            raise _failure([line for line in report if not line.isdigit()])
+            waiting = None
+        netns = self._gateways[number].sandbox_netns
+        made = waiting.first if waiting is not None and waiting.give(netns, plan, control) else None
+        if made is None or not made.await_ready():
+            given = self._surroundings(before, user_namespaces=user_namespaces)
+            made = first.start(netns, plan, control, given, groups)
+            made.await_ready()
         # The process cannot be gone for good: nobody but this loop reaps it.
-        pidfd = os.pidfd_open(pid)
+        pidfd = os.pidfd_open(made.pid)
         try:
-            self._send({"event": "sandbox", "reply_to": tag, "pid": pid}, (pidfd,))
+            self._send({"event": "sandbox", "reply_to": tag, "pid": made.pid}, (pidfd,))
         finally:
             os.close(pidfd)
-
-    def _fork_first(
-        self,
-        netns: int,
-        given: tuple[int, int],
-        groups: tuple[int, ...],
-        filters: tuple[seccomp.Compiled, ...],
-    ) -> tuple[int, int]:
-        """Fork a first process that is ``given`` its plan and its control socket; the pid of its parent, and
-        the pipe on which both report."""
-        status_read, status_write = os.pipe2(os.O_CLOEXEC)
-        intermediate = os.fork()
-        if intermediate == 0:
-            descriptors = (*given, status_write, self._lifeline)
-            _become_parent_of_init(netns, status_write, groups, lambda: init.main(*descriptors, filters))
-        os.close(status_write)
-        return intermediate, status_read
 
     def _send(self, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
         try:
             fds.send(self._control, message, descriptors)
         except OSError:
             return  # The supervisor is gone; end-of-file follows.
-
-
-def _offered(waiting: Waiting, plan: int, control: int) -> bool:
-    """Whether a first process that waits could be given its plan."""
-    try:
-        fds.send(waiting.offer, {}, (plan, control))
-    except OSError:
-        return False  # Somebody has killed it.
-    return True
-
-
-def _become_parent_of_init(
-    netns: int, status: int, groups: tuple[int, ...], become_init: Callable[[], None]
-) -> None:
-    """The intermediate process: enters the namespaces, forks PID 1, ends. Never returns."""
-    try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for group in groups:
-            os.write(group, b"0")  # Before there is anything to limit, and before its cgroup namespace.
-        os.setns(netns, os.CLONE_NEWNET)
-        os.unshare(_SANDBOX_NAMESPACES)
-        pid = os.fork()
-        if pid == 0:
-            become_init()
-        os.write(status, f"{pid}\n".encode())
-    except BaseException as error:  # noqa: BLE001 - nothing may get past os._exit
-        fds.write_all(status, json.dumps(describe(error)).encode() + b"\n")
-    finally:
-        os._exit(0)
-
-
-def _failure(report: list[bytes]) -> NsharnessError:
-    try:
-        return NsharnessError(**json.loads(report[0]))
-    except (ValueError, TypeError, IndexError):
-        return NsharnessError("cannot build a sandbox", why="its first process ended before it was ready")
 
 
 def prepare() -> None:
@@ -301,6 +243,8 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # Terminal signals are the supervisor's business: it ends us by closing the socket.
         signal.signal(number, signal.SIG_IGN)
+    spawn.ignored()  # Found out once, for all sandboxes.
+    gateway.encoder()
     try:
         prepare()
     except OSError as error:
@@ -309,12 +253,14 @@ def main() -> int:
         report["hint"] = ASK_DOCTOR
         fds.send(control, {"event": "error", **report})
         return 1
-    # What is imported by now never changes: keep it out of the collector's way, and so out of the memory
-    # that children would otherwise copy.
+    fds.send(control, {"event": "ready"})
+    zygote = Zygote(control)
+    zygote.warm_up()
+    # What is there by now never changes: keep it out of the collector's way, and so out of the memory that
+    # children would otherwise copy.
     gc.collect()
     gc.freeze()
-    fds.send(control, {"event": "ready"})
-    Zygote(control).run()
+    zygote.run()
     return 0
 
 

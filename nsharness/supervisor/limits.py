@@ -60,7 +60,12 @@ def facts() -> LimitFacts:
 
 def plan_limits(settings: Mapping[str, Any], here: LimitFacts | None = None) -> LimitPlan:
     """The limits of a profile as they will be enforced; ``NsharnessError`` for one that cannot be."""
-    return choose(Limits(**settings), facts() if here is None else here)
+    wanted = Limits(**settings)
+    if here is None:
+        # The host's groups are looked for where one could be asked for, and otherwise not.
+        exact = cgroups.nproc_counts_namespaces() and wanted.groupless
+        here = LimitFacts() if exact else facts()
+    return choose(wanted, here)
 
 
 class Enforcer:

@@ -10,6 +10,7 @@ import itertools
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -86,14 +87,15 @@ def plan_for(
     return replace(compose(request, facts), open_files=open_files.INHERITED)
 
 
-def own_code() -> list[str]:
+@cache
+def own_code() -> tuple[str, ...]:
     """Where the code is that nsharness runs: packages, and the environment that they are installed in."""
     found = {Path(nsharness.__file__).parent, Path(sys.prefix), Path(sys.base_prefix)}
     for name in ("nsharness_proxy", "nsharness_mocks"):
         spec = importlib.util.find_spec(name)
         found |= {Path(each) for each in (spec.submodule_search_locations or ())} if spec else set()
     real = {Path(os.path.realpath(path)) for path in found}
-    return sorted(str(path) for path in real if not real.intersection(path.parents))
+    return tuple(sorted(str(path) for path in real if not real.intersection(path.parents)))
 
 
 def own_code_in(workspace: str | None, read_write: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from nsharness.errors import NsharnessError
 from nsharness.frozen import frozen, replace
 from nsharness.linux import fds
+from nsharness.plan.handover import split
 from nsharness.plan.limits import LimitPlan
 from nsharness.plan.steps import Plan
 from nsharness.supervisor.bounded import OUTPUT_LIMIT
@@ -113,18 +114,19 @@ class NamespaceSandbox:
     def _start(self) -> None:
         limits = plan_limits(self._profile.limit_values())
         zygote = self._session.zygote
-        gateway = zygote.gateway(mtls=self._profile.proxy_auth == "mtls")
+        ahead = not limits.groups(self.id) and not self._profile.user_namespaces
+        gateway = zygote.gateway(mtls=self._profile.proxy_auth == "mtls", ahead=ahead)
         self._stack.callback(zygote.release, gateway)
         attachment = self._proxy.attach(self.id, gateway.listeners)
         self._stack.callback(self._proxy.detach, self.id)
-        self.plan: Plan = self._compose(attachment.environment, attachment.client, limits)
+        self.plan, contents = split(self._compose(attachment.environment, attachment.client, limits))
         self._enforcer = Enforcer(limits, self._session.run.id, self._limit_hit)
         self._stack.callback(self._enforcer.close)
         ours, theirs = fds.message_pair()
         try:
             with theirs:
                 groups = self._enforcer.descriptors
-                self._handle = zygote.sandbox(gateway, self.plan, theirs.fileno(), groups)
+                self._handle = zygote.sandbox(gateway, self.plan, contents, theirs.fileno(), groups)
         except BaseException:
             ours.close()
             raise
@@ -172,7 +174,7 @@ class NamespaceSandbox:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-        # Half a megabyte, mostly bundles of certificates, which would stay until the collector comes round.
+        # They would stay until the collector comes round.
         self.plan = replace(self.plan, steps=())
         for hit in self.limits_hit:
             if not hit.ended:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Sequence
 
 from nsharness.errors import ASK_DOCTOR, NsharnessError
-from nsharness.frozen import frozen
+from nsharness.frozen import frozen, replace
 from nsharness.linux import fds
+from nsharness.plan.handover import Beginning, packed, shared
 from nsharness.plan.steps import Plan
 from nsharness.supervisor.channel import Channel, Message
 from nsharness.supervisor.early import Started
 from nsharness.supervisor.hub import Hub
 
 _START_SECONDS = 30.0
+_TOLD = 8  # As many are remembered: one that waits for long may have an earlier one.
+_WORTH = 10  # Fewer steps are not worth a message.
 
 
 @frozen
@@ -23,6 +27,8 @@ class GatewayHandle:
 
     number: int
     listeners: tuple[int, ...]
+    beginning: int = 0
+    """What the zygote lets a plan for it begin with (``nsharness.plan.handover.Beginning``)."""
 
 
 @frozen
@@ -31,6 +37,34 @@ class InitHandle:
 
     pid: int
     pidfd: int
+
+
+class Beginnings:
+    """What the plans of a session have begun with, and what the zygote was told of that."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._told: deque[Beginning] = deque([Beginning()], _TOLD)
+        self._last: Plan | None = None
+
+    def fitting(self, number: int, plan: Plan) -> Beginning:
+        """The one with that number if the plan begins so, otherwise that of no step."""
+        with self._lock:
+            found = (each for each in self._told if each.number == number and each.fits(plan))
+            return next(found, Beginning())
+
+    def following(self, plan: Plan) -> Beginning | None:
+        """After a sandbox has got this plan: with what the next is likely to begin, if that is new."""
+        with self._lock:
+            before, self._last = self._last, plan
+            if before is None:
+                return None
+            steps = plan.steps[: shared(before, plan)]
+            latest = self._told[-1]
+            if len(steps) < _WORTH or (latest.steps, latest.uid, latest.gid) == (steps, plan.uid, plan.gid):
+                return None
+            self._told.append(Beginning(latest.number + 1, plan.uid, plan.gid, steps))
+            return self._told[-1]
 
 
 class Zygote:
@@ -44,6 +78,7 @@ class Zygote:
         self._failure: NsharnessError | None = None
         self._child = started.child
         self._channel = Channel(hub, started.socket, self._on_event, self._on_end)
+        self._beginnings = Beginnings()
 
     @property
     def pid(self) -> int:
@@ -66,30 +101,53 @@ class Zygote:
     def _on_end(self) -> None:
         self._ready.set()
 
-    def gateway(self, *, mtls: bool = False) -> GatewayHandle:
+    def gateway(self, *, mtls: bool = False, ahead: bool = False) -> GatewayHandle:
         """Make a gateway, with the proxy's port 3129 where clients show a certificate, else 3128.
-        ``NsharnessError`` when the kernel refuses."""
-        reply, descriptors = self._request({"op": "gateway", "mtls": mtls}, ())
-        return GatewayHandle(int(reply["gateway"]), tuple(descriptors))
+
+        With ``ahead`` a first process is made for it meanwhile, of use to a sandbox without control groups
+        and without user namespaces of its own. ``NsharnessError`` when the kernel refuses.
+        """
+        reply, descriptors = self._request({"op": "gateway", "mtls": mtls, "ahead": ahead}, ())
+        return GatewayHandle(int(reply["gateway"]), tuple(descriptors), int(reply["beginning"]))
 
     def sandbox(
-        self, gateway: GatewayHandle, plan: Plan, control: int, groups: Sequence[int] = ()
+        self,
+        gateway: GatewayHandle,
+        plan: Plan,
+        contents: bytes,
+        control: int,
+        groups: Sequence[int] = (),
     ) -> InitHandle:
         """Fork a sandbox that serves the socket ``control``; it is fully confined when this returns.
 
+        ``plan`` and ``contents`` are what ``nsharness.plan.handover.split`` made of a plan.
         ``groups`` are descriptors of the control groups' ``cgroup.procs`` that it is to be in.
         """
-        content = fds.memfd("plan", plan.to_json().encode())
+        beginning = self._beginnings.fitting(gateway.beginning, plan)
+        rest = replace(plan, steps=plan.steps[len(beginning.steps) :])
+        content = fds.memfd("plan", packed(rest, contents))
         try:
             message = {
                 "op": "sandbox",
                 "gateway": gateway.number,
                 "user_namespaces": plan.user_namespaces,
+                "beginning": beginning.number,
             }
             reply, descriptors = self._request(message, (content, control, *groups))
         finally:
             fds.close_all([content])
+        if (following := self._beginnings.following(plan)) is not None:
+            self._tell_beginning(following)
         return InitHandle(int(reply["pid"]), descriptors[0])
+
+    def _tell_beginning(self, beginning: Beginning) -> None:
+        content = fds.memfd("beginning", beginning.to_json().encode())
+        try:
+            self._channel.send({"op": "beginning"}, (content,))
+        except OSError:
+            return  # As in ``release``.
+        finally:
+            fds.close_all([content])
 
     def pool(self, size: int) -> None:
         """Keep so many gateways ready, each with a first process that waits in its namespaces: a sandbox

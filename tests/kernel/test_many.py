@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nsharness.plan.trust import CA_BUNDLE
 from nsharness.policy.profile import Profile
 from nsharness.supervisor.credentials import resolve
 from nsharness.supervisor.proxy import NamespaceProxy
@@ -78,12 +79,16 @@ def test_one_proxy_serves_each_of_many_sandboxes_by_its_own_certificate(
     assert all(f'"{box.id}"' in audit for box in (one, two))
 
 
-def test_what_has_ended_keeps_no_plan_in_memory(
+def test_what_is_large_in_a_plan_is_kept_by_nobody(
     proxied: tuple[Session, Profile, NamespaceProxy],
 ) -> None:
-    """The collector may not come round for fifty sandboxes, and each has half a megabyte of certificates."""
+    """Each sandbox has up to half a megabyte of certificates, and the collector may not come round for
+    fifty of them."""
     with Numbered(*proxied, 1) as box:
         assert box.plan.steps
+        assert len(box.plan.to_json()) < 50_000
+        inside = box.run(["cat", CA_BUNDLE], limit=1 << 20).stdout
+        assert inside.endswith(proxied[2].ca_pem(box.id).encode())
     assert not box.plan.steps
     assert box.plan.limits is not None
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nsharness.frozen import replace
-from nsharness.linux import fds
+from nsharness.linux import fds, forking
 from nsharness.plan.compose import Request, compose
 from nsharness.plan.facts import gather
 from nsharness.plan.steps import Bind, Directory, File, Plan, Step, Tmpfs
-from nsharness.sandbox import gateway
+from nsharness.sandbox import assemble, gateway, rtnetlink
 from nsharness.sandbox.zygote import prepare
 from nsharness.supervisor.child import Child
 from tests.support.descriptors import open_now
@@ -29,6 +31,9 @@ from tests.support.tiers import others_slow
 from tests.support.waiting import DEADLINE, eventually
 
 pytestmark = needs_sandbox
+
+
+_CLONE_THREAD = 0x10000  # Together with a new pid namespace it makes no sense.
 
 
 def own_netns() -> int:
@@ -79,7 +84,7 @@ def test_a_gateway_that_cannot_be_made_leaves_nothing(step: str) -> None:
 def test_a_step_that_the_kernel_refuses_is_named() -> None:
     def action() -> object:
         prepare()
-        gateway._VETH = 1  # type: ignore[misc] # the number of the loopback interface
+        rtnetlink._VETH = 1  # type: ignore[misc] # the number of the loopback interface
         try:
             gateway.create()
         except OSError as error:
@@ -87,6 +92,38 @@ def test_a_step_that_the_kernel_refuses_is_named() -> None:
         return "made"
 
     assert str(in_child(action)).startswith("the gateway's network, step 1 (ifinfmsg): ")
+
+
+# --- a fork -------------------------------------------------------------------------------------------------
+
+
+def test_a_fork_is_the_first_process_of_its_namespace_and_forks_in_turn() -> None:
+    def action() -> object:
+        prepare()
+        child = forking.fork(os.CLONE_NEWPID)
+        if child == 0:
+            grandchild = os.fork()
+            if grandchild == 0:
+                os._exit(os.getpid())
+            _, status = os.waitpid(grandchild, 0)
+            os._exit(10 * os.getpid() + os.waitstatus_to_exitcode(status))
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert in_child(action) == 12
+
+
+def test_a_fork_that_the_kernel_refuses_leaves_its_caller_as_it_was() -> None:
+    def action() -> object:
+        try:
+            forking.fork(os.CLONE_NEWPID | _CLONE_THREAD)
+        except OSError as error:
+            child = os.fork()
+            if child == 0:
+                os._exit(7)
+            return error.errno, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return "forked"
+
+    assert in_child(action) == [errno.EINVAL, 7]
 
 
 # --- the process --------------------------------------------------------------------------------------------
@@ -275,14 +312,16 @@ def test_it_is_confined_like_any_other(zygote: Zygote) -> None:
 
 @pytest.mark.root
 def test_what_waits_has_nothing_open_but_what_it_needs(zygote: Zygote) -> None:
-    """Its socket, the pipe on which it reports, and the zygote's lifeline."""
-    for pid in pooled(zygote, 3):
+    """Its socket, the pipe on which it reports, the zygote's lifeline, and the new root that it has begun."""
+
+    def is_settled(pid: int) -> bool:
         places = {int(entry.name): str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
-        assert sorted(place.partition(":")[0] for number, place in places.items() if number > 2) == [
-            "pipe",
-            "pipe",
-            "socket",
-        ]
+        kept = sorted(place.partition(":")[0] for number, place in places.items() if number > 2)
+        return kept == [assemble._BASE, "pipe", "pipe", "socket"]
+
+    for pid in pooled(zygote, 3):
+        # Right after its fork it has what the zygote has.
+        eventually(partial(is_settled, pid))
 
 
 def test_one_that_was_killed_is_not_missed(zygote: Zygote) -> None:

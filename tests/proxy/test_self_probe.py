@@ -77,7 +77,7 @@ def test_nothing_of_it_is_in_the_log(proxy: Proxy, new_sandbox: Any) -> None:
 _ROAD = """
 import os, sys
 from nsharness.linux import userns
-from nsharness.sandbox import gateway, road
+from nsharness.sandbox import gateway, road, rtnetlink
 if os.geteuid() == 0:
     os.unshare(os.CLONE_NEWNET)
 else:
@@ -89,8 +89,9 @@ if where == "nowhere":
     os.unshare(os.CLONE_NEWNET)
 if extra == "route":
     with gateway._netlink() as link:
-        message, kind, flags = gateway._route("0.0.0.0", 0, gateway="10.127.0.1", table=100)
-        gateway._transact(link, [(message, kind, flags)], "a second default route")
+        route = rtnetlink.route("0.0.0.0", 0, gateway="10.127.0.1", table=100)
+        asked = gateway.Datagram(rtnetlink.datagram([route]), ("rtmsg",))
+        gateway._transact(link, asked, "a second default route")
 if extra == "listener":
     os.setns(made.gateway_netns, 0)
     listening = gateway._listen(1, 1)

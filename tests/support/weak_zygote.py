@@ -17,8 +17,7 @@ from typing import Any
 import prctl
 
 from nsharness.linux import landlock, libc, process, seccomp, userns
-from nsharness.plan.steps import Plan
-from nsharness.sandbox import assemble, gateway, init, road, spawn, zygote
+from nsharness.sandbox import assemble, first, gateway, init, road, spawn, zygote
 
 _MORE = frozenset({1, 13, 18})  # CAP_DAC_OVERRIDE, CAP_NET_RAW and CAP_SYS_CHROOT, as most containers have.
 _PERMITTED, _AMBIENT_RAISE = 2, 2
@@ -82,7 +81,7 @@ def capabilities() -> None:
 
 
 def _permitted() -> frozenset[int]:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     (mask,) = (int(line.split()[1], 16) for line in lines if line.startswith("CapPrm"))
     return frozenset(number for number in range(64) if mask >> number & 1)
 
@@ -124,6 +123,7 @@ def hosts_network() -> None:
     making = gateway.create
 
     def create(proxy_port: int) -> gateway.Gateway:
+        gateway.datagrams()  # Found out here, once: each child would otherwise do it again.
         ours, theirs = socket.socketpair()
         with ours, theirs:
             pid = os.fork()
@@ -153,20 +153,20 @@ def _without_unshare(kind: int) -> None:
 
 
 def hosts_ipc() -> None:
-    _set(zygote, "_SANDBOX_NAMESPACES", zygote._SANDBOX_NAMESPACES & ~os.CLONE_NEWIPC)
+    _set(first, "_NAMESPACES", first._NAMESPACES & ~os.CLONE_NEWIPC)
 
 
 def hosts_processes() -> None:
     """No pid namespace; the plan must bind the host's procfs in the place of a new one."""
-    _set(zygote, "_SANDBOX_NAMESPACES", zygote._SANDBOX_NAMESPACES & ~os.CLONE_NEWPID)
+    _set(first, "_NAMESPACES", first._NAMESPACES & ~os.CLONE_NEWPID)
     no_user_namespace()
-    assembling = assemble.assemble
+    entering = assemble.Root.enter
 
-    def unprotected(plan: Plan) -> int:
-        assembling(plan)
+    def unprotected(root: assemble.Root) -> int:
+        entering(root)
         return os.open("/", os.O_PATH | os.O_CLOEXEC)  # which the caller closes
 
-    _set(init, "assemble", unprotected)
+    _set(assemble.Root, "enter", unprotected)
 
 
 def callers_keys() -> None:

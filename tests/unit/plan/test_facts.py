@@ -74,3 +74,22 @@ def test_nothing_private_of_etc_is_listed() -> None:
 
 def test_an_unknown_path_has_no_kind() -> None:
     assert HostFacts().kind("/usr") is None
+
+
+def test_trusted_certificates_that_change_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session may live for days, and the machine's certificates are replaced meanwhile."""
+    bundle, folder = tmp_path / "bundle.pem", tmp_path / "certs"
+    bundle.write_text("one")
+    folder.mkdir()
+    monkeypatch.setattr("nsharness.plan.facts.CA_BUNDLES", (str(bundle),))
+    monkeypatch.setattr("nsharness.plan.facts.CERTIFICATE_DIRECTORIES", (str(folder),))
+    assert gather().ca_bundle == "one"
+    assert gather().certificates[str(folder)].names == ()
+    replacement = tmp_path / "new"
+    replacement.write_text("two")
+    replacement.replace(bundle)
+    (folder / "11111111.0").write_text("x")
+    assert gather().ca_bundle == "two"
+    assert gather().certificates[str(folder)].names == ("11111111.0",)

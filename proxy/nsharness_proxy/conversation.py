@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 
 from mitmproxy.connection import Connection, ConnectionState
 from mitmproxy.proxy import commands, events, layer, tunnel
@@ -94,7 +95,10 @@ class Http(engine.HttpLayer):
                 yield command
 
     def make_stream(self, stream_id: int) -> Commands:
-        self.streams[stream_id] = Exchange(self.context.fork(), stream_id)
+        # A fork of the context would make a server connection as well, which nobody ever uses.
+        own = copy(self.context)
+        own.layers = self.context.layers.copy()
+        self.streams[stream_id] = Exchange(own, stream_id)
         yield from self.event_to_child(self.streams[stream_id], events.Start())
 
     def get_connection(self, event: engine.GetHttpConnection, *, reuse: bool = True) -> Commands:

@@ -23,6 +23,7 @@ CONFINED = {
         "nsharness.policy.sharing",
         "nsharness.policy.load",
         "nsharness.policy.schema",
+        "nsharness.policy.strict",
         "nsharness.agent",
     ],
     "pydantic_ai": ["nsharness.agent", "nsharness.tools.toolset"],

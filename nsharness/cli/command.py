@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None, early: Early | None = None) -> 
     """Do what the arguments say, with helpers that have been started ``early``. Returns the exit code: the
     workload's own, or 124 to 127 as env(1) uses them."""
     _leave_no_bytecode_of_root()
+    # Before there are models it would look for plugins in every package that is installed.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         words = sys.argv[1:] if arguments is None else arguments
         wanted = words[0] if words and words[0] in _COMMANDS else None

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import Field, StrictInt
 
 from nsharness.policy.model import ASK_SECONDS, Engine, ProxyAuth, Unknown
+from nsharness.policy.strict import Strict
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-class ProxySettings(_Strict):
+class ProxySettings(Strict):
     """How the proxy knows a sandbox."""
 
     auth: ProxyAuth = Field(
@@ -29,7 +26,7 @@ class ProxySettings(_Strict):
     )
 
 
-class NetworkSettings(_Strict):
+class NetworkSettings(Strict):
     """What becomes of requests that no rule is about."""
 
     unknown: Unknown = Field(

@@ -12,9 +12,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     StrictBool,
     StrictInt,
@@ -34,6 +32,7 @@ from nsharness.policy.model import Engine, Place, Policy, ProxyAuth, Rule, Stray
 from nsharness.policy.paths import PathGlob
 from nsharness.policy.resources import LimitSettings
 from nsharness.policy.sharing import FilePath, FilesystemSettings, PrivilegeSettings
+from nsharness.policy.strict import Strict
 from nsharness.policy.suffixes import is_shared
 from nsharness.policy.units import Rate, parse_size
 
@@ -50,12 +49,7 @@ _Reference = Annotated[StrictStr, AfterValidator(checks.reference)]
 _Table = dict[StrictStr, StrictStr]
 
 
-class _Strict(BaseModel):
-    # A value that failed to validate may be a secret that stands in the wrong place.
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-class SandboxProxyRule(_Strict):
+class SandboxProxyRule(Strict):
     """Allows requests to some hosts, or denies them, and says which credentials the proxy gives them."""
 
     name: Annotated[StrictStr, AfterValidator(checks.rule_name)] = Field(
@@ -189,7 +183,7 @@ class SandboxProxyRule(_Strict):
         )
 
 
-class Bound(_Strict):
+class Bound(Strict):
     """What requests have to match beside the rules: it allows nothing and gives no credential."""
 
     hosts: Annotated[tuple[_Host, ...], _Filled] = Field(
@@ -217,7 +211,7 @@ class Bound(_Strict):
         )
 
 
-class Profile(_Strict):
+class Profile(Strict):
     """What an agent is told, and what its sandbox may reach."""
 
     name: Annotated[StrictStr, AfterValidator(checks.profile_name)] = Field(

@@ -6,9 +6,7 @@ from typing import Annotated
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     StrictBool,
     StrictFloat,
@@ -17,15 +15,14 @@ from pydantic import (
 )
 
 from nsharness.policy import checks
+from nsharness.policy.strict import Strict
 from nsharness.policy.units import parse_duration, parse_size
 
 _NotNull = BeforeValidator(checks.not_null)
 
 
-class LimitSettings(BaseModel):
+class LimitSettings(Strict):
     """How much of the host a sandbox may use."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     memory: Annotated[
         StrictStr | StrictInt | None, _NotNull, AfterValidator(checks.at_least_bytes(32 << 20))

@@ -6,9 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     StrictBool,
     StrictInt,
@@ -17,13 +15,10 @@ from pydantic import (
 
 from nsharness.policy import checks, filesystem
 from nsharness.policy.filesystem import PROTECTED
+from nsharness.policy.strict import Strict
 
 _NotNull = BeforeValidator(checks.not_null)
 _Text = Annotated[StrictStr, Field(min_length=1)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 FilePath = Annotated[_Text, AfterValidator(filesystem.path)]
@@ -31,7 +26,7 @@ _Glob = Annotated[_Text, AfterValidator(filesystem.glob)]
 _Below = Annotated[_Text, AfterValidator(filesystem.relative)]
 
 
-class FilesystemSettings(_Strict):
+class FilesystemSettings(Strict):
     """What of the host's files the workload sees. Relative paths are relative to the profile's file."""
 
     workspace: Annotated[FilePath | None, _NotNull] = Field(
@@ -66,7 +61,7 @@ class FilesystemSettings(_Strict):
     )
 
 
-class PrivilegeSettings(_Strict):
+class PrivilegeSettings(Strict):
     """What the workload may do beyond what every workload may."""
 
     user_namespaces: StrictBool = Field(

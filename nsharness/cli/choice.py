@@ -82,7 +82,7 @@ def _with_profile(
     person: Path | None,
     shared: _Shared,
 ) -> Choice:
-    options.early.start_proxy()
+    options.early.prepare()
     from nsharness.policy.commandline import adjusted
     from nsharness.policy.load import load
     from nsharness.policy.narrowing import narrowed

@@ -53,6 +53,7 @@ class Early:
         self.token = new_token()
         self._started: dict[str, Started] = {}
         self._map: int | None = None
+        self._prepared = False
         self._resolver: Resolver | None = None
 
     def __enter__(self) -> Early:
@@ -80,19 +81,29 @@ class Early:
         if (descriptor := self.take_map()) is not None:
             fds.close_all([descriptor])
 
+    def prepare(self) -> None:
+        """Start the proxy, and let the zygote make a gateway: for whoever has something else to do first.
+        Idempotent."""
+        self.start_proxy()
+        if not self._prepared:
+            self._prepared = True
+            self._tell("zygote", {"op": "prepare"})
+
     def warm(self) -> None:
-        """Start the proxy and let it import what it will need once it serves, let the zygote make a gateway,
-        and start a resolver: for whoever has the time."""
+        """The same, let the proxy import what it will need once it serves, and start a resolver: for whoever
+        has the time."""
         from nsharness.supervisor.resolving import Resolver
 
-        self.start_proxy()
-        for name, message in (("proxy", {"op": "import"}), ("zygote", {"op": "prepare"})):
-            if (started := self._started.get(name)) is not None:
-                with suppress(OSError):
-                    fds.send(started.socket, message)
+        self.prepare()
+        self._tell("proxy", {"op": "import"})
         if self._map is not None:
             with suppress(OSError, NsharnessError):
                 self._resolver = Resolver(self._map)
+
+    def _tell(self, name: str, message: dict[str, str]) -> None:
+        if (started := self._started.get(name)) is not None:
+            with suppress(OSError):
+                fds.send(started.socket, message)
 
     def take(self, name: str) -> Started | None:
         """The helper, which is the caller's from now on; None when there is none, or no more."""

@@ -11,7 +11,6 @@ inode(7)), and nobody but root can make it write another.
 from __future__ import annotations
 
 import importlib
-import importlib.abc
 import importlib.machinery
 import os
 import sys
@@ -28,9 +27,9 @@ _SLACK_NS: Final = 20_000_000
 """The clock that the kernel takes for files is as coarse as its ticks."""
 
 
-class Imports(importlib.abc.MetaPathFinder):
-    """The first finder that is asked. Until ``close`` it finds nothing, and leaves everything to the others;
-    from then on it refuses everything, except to ``load``."""
+class Imports:
+    """The first finder that is asked (``sys.meta_path``). Until ``close`` it finds nothing, and leaves
+    everything to the others; from then on it refuses everything, except to ``load``."""
 
     def __init__(self, report: Report) -> None:
         self._report = report

@@ -21,6 +21,8 @@ except SystemExit:
 print(*sys.modules, file=sys.stderr)
 """
 _HEAVY = {"pydantic", "asyncio", "pyroute2", "mitmproxy", "cryptography", "tomllib", "mcp"}
+_SLOW = {"dataclasses", "inspect", "logging", "secrets", "importlib.metadata", "email"}
+"""Each takes several milliseconds."""
 
 # As far as they go where there is no run of that name, and nothing else either.
 _LIGHT = (
@@ -71,6 +73,20 @@ def test_a_command_that_reads_no_profile_loads_little(words: list[str], tmp_path
     loaded = done.stderr.splitlines()[-1].split()
     assert {name.partition(".")[0] for name in loaded} & _HEAVY == set()
     assert len(loaded) <= _MOST
+
+
+@pytest.mark.parametrize(
+    ("module", "most"),
+    # What is loaded while somebody waits for a sandbox: by the command line, and by the zygote meanwhile.
+    [("nsharness.cli.execute", 190), ("nsharness.sandbox.zygote", 120)],
+)
+def test_the_way_to_a_sandbox_is_short(module: str, most: int) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=60)
+    loaded = done.stdout.split()
+    assert {name.partition(".")[0] for name in loaded} & (_HEAVY | _SLOW) == set()
+    assert module in loaded
+    assert len(loaded) <= most
 
 
 def test_every_command_is_one_or_the_other() -> None:

@@ -89,7 +89,7 @@ def perform(
     ):
         session, sandbox = run.session, run.sandbox
         asking = _asking(relay, run) if chosen.profile.unknown == "ask" else contextlib.nullcontext()
-        code, in_time = _run(sandbox, relay, _argv(options), environment, options.timeout, asking)
+        code, in_time = _run(run, relay, _argv(options), environment, options.timeout, asking)
         session.hub.flush()
         if why := run.proxy.given_up:
             # It was denied everything since; the exit code is the program's all the same.
@@ -127,13 +127,14 @@ def opened(
     select: Callable[[], Choice],
     on_denial: Callable[[Message], None] | None = None,
 ) -> Iterator[Opened]:
-    """A sandbox as the options say, which other commands of nsharness can find; gone after the block."""
+    """A sandbox as the options say, which other commands of nsharness can find; gone after the block. Its
+    proxy may have to be started still."""
     profile = chosen.profile
     reporter = Console(sys.stderr) if options.verbose else Silent()
     with (
         resolve(profile, identity, early=options.early) as credentials,
         Session(profile.name, reporter=reporter, identity=identity, early=options.early) as session,
-        NamespaceProxy(session, profile, credentials, on_denial=on_denial) as proxy,
+        NamespaceProxy(session, profile, credentials, on_denial=on_denial, late=True) as proxy,
         session.last_sandbox(),
         NamespaceSandbox(session, profile, proxy) as sandbox,
         contextlib.nullcontext(
@@ -146,19 +147,22 @@ def opened(
 
 
 def _run(
-    sandbox: NamespaceSandbox,
+    run: Opened,
     relay: Relay,
     argv: Sequence[str],
     environment: dict[str, str],
     timeout: float | None,
     asking: AbstractContextManager[object],
 ) -> tuple[int, bool]:
+    sandbox = run.sandbox
     process = sandbox.spawn(
         argv, relay.descriptors, env={**relay.environment, **environment}, terminal=relay.terminal
     )
     # Before anything that it prints is seen: whoever waits for that may send a signal in answer.
     with _forwarding(sandbox, process):
         relay.start(process.master)
+        # Last, where nothing else needs it before: the processors have enough to do until here.
+        run.proxy.start()
         with asking:
             in_time = process.ended.wait(timeout)
     if not in_time:

@@ -37,6 +37,7 @@ def mcp(options: argparse.Namespace) -> int:
     )
     identity = current(user=options.user)
     with opened(options, identity, choose(options, identity), lambda: choose(options, identity)) as run:
+        run.proxy.start()
         serve(lambda: one_call(run.sandbox), Channel(reading, writing))
         over = run.sandbox.ended_by
         hits = [hit.to_record() for hit in run.sandbox.limits_hit]

@@ -27,6 +27,7 @@ from nsharness.supervisor.console import names as listed
 from nsharness.supervisor.credentials import Credentials
 from nsharness.supervisor.questions import Questions
 from nsharness.supervisor.session import Session
+from nsharness.supervisor.told import line_of
 
 if TYPE_CHECKING:
     from nsharness.credentials.secret import SecretRef
@@ -58,7 +59,9 @@ class NamespaceProxy:
         upstreams: Mapping[str, str] | None = None,
         on_audit: Callable[[Message], None] | None = None,
         on_denial: Callable[[Message], None] | None = None,
+        late: bool = False,
     ) -> None:
+        """With ``late`` it is not started before ``start``, where no sandbox has to know its certificate."""
         self._session = session
         self._on_denial = on_denial
         # Whom nobody listens to need not speak: that is most of what a busy proxy would tell.
@@ -73,6 +76,7 @@ class NamespaceProxy:
                 self._upstream_ca = upstream_authorities(profile)
         self._upstreams = dict(upstreams or {})
         self._policy = profile.policy_json(self._upstreams)
+        self._late = late and not certifies(self._policy)
         self._engine = profile.served_by
         self._bearer_wanted = profile.proxy_auth == "bearer"
         self._credentials = credentials
@@ -99,15 +103,26 @@ class NamespaceProxy:
         try:
             # The one sandbox that there will be; should there be more, each has its own.
             self._authorities[self._session.run.id] = fds.memfd("ca")
-            self._launch()
-            self.ca_pem()
+            if not self._late:
+                self._started()
         except BaseException:
             self.__exit__()
             raise
+        return self
+
+    def start(self) -> None:
+        """Start it, if that is still to be done: what its sandboxes ask for waits so long. Idempotent."""
+        with self._lock:
+            if self._late:
+                self._late = False
+                self._started()
+
+    def _started(self) -> None:
+        self._launch()
+        self.ca_pem()
         hosts = listed(self._credentials.hosts)
         self._report(f"credentials loaded for hosts: {hosts}")
         self._report(f"Started (pid {self.pid}, engine={self._engine}, injecting for hosts={hosts})")
-        return self
 
     @property
     def pid(self) -> int:
@@ -173,20 +188,10 @@ class NamespaceProxy:
                 self._report(self._failure)
 
     def _audit(self, message: Message) -> None:
-        if message.get("action") == "inject":
-            what = f"headers for {message.get('host')}: {listed(message.get('headers', ()))}"
-            if message.get("proof", {}).get("certificate"):
-                what = f"{what}, over a connection for its client certificate"
-            self._report(f"injected {what}")
-        elif message.get("action") == "allow" and _is_uninjected(message.get("reason")):
-            self._report(f"injected nothing for {message.get('host')}: {message.get('reason')}")
-        elif message.get("action") == "deny":
-            target = message.get("host") or "a connection"
-            self._report(
-                f"denied {message.get('method') or message.get('road')} {target}: {message.get('reason')}"
-            )
-            if self._on_denial is not None:
-                self._on_denial(message)
+        if (line := line_of(message)) is not None:
+            self._report(line)
+        if message.get("action") == "deny" and self._on_denial is not None:
+            self._on_denial(message)
         if self._on_audit is not None:
             self._on_audit(message)
 
@@ -224,8 +229,9 @@ class NamespaceProxy:
         with self._announced:
             if name not in self._authorities:
                 self._authorities[name] = fds.memfd("ca")
-                with contextlib.suppress(OSError):
-                    self._ask_authority(name)
+                if not self._late:
+                    with contextlib.suppress(OSError):
+                        self._ask_authority(name)
             if not (certifies(self._policy) or self._given_up):
                 return ""
             self._announced.wait_for(lambda: name in self._ca or self._given_up, _START_SECONDS)
@@ -259,8 +265,9 @@ class NamespaceProxy:
         attachment = Attachment(sandbox, listeners, audit, self._policy, bearer, client)
         with self._lock:
             self._attachments[sandbox] = attachment
-            with contextlib.suppress(OSError):
-                self._send_attachment(attachment)
+            if not self._late:
+                with contextlib.suppress(OSError):
+                    self._send_attachment(attachment)
         return attachment
 
     def reload(self, profile: Profile) -> None:
@@ -271,6 +278,7 @@ class NamespaceProxy:
         every sandbox.
         """
         policy = profile.policy_json(self._upstreams)
+        self.start()
         changed: list[str] = []
         with self._changing:
             for sandbox in list(self._attachments):
@@ -308,6 +316,7 @@ class NamespaceProxy:
 
         ``NsharnessError`` where the proxy does not take it: all is as before then.
         """
+        self.start()
         with self._changing:
             before = self.questions.answered(sandbox, host, "allowed" if allow else "denied")
             try:
@@ -368,8 +377,9 @@ class NamespaceProxy:
             self._names.pop(sandbox, None)
             if attachment is None:
                 return
-            with contextlib.suppress(OSError):
-                self._channel.send({"op": "detach", "sandbox": sandbox})
+            if not self._late:
+                with contextlib.suppress(OSError):
+                    self._channel.send({"op": "detach", "sandbox": sandbox})
             fds.close_all((*attachment.listeners, attachment.audit))
             self._ca.pop(sandbox, None)
             self._clients.pop(sandbox, None)
@@ -386,10 +396,3 @@ class NamespaceProxy:
             self.detach(sandbox)
         fds.close_all(self._authorities.values())
         self._authorities.clear()
-
-
-def _is_uninjected(reason: object) -> bool:
-    """Whether that is why a request went on without a credential."""
-    from nsharness.policy.uninjected import REASONS
-
-    return reason in REASONS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from nsharness.linux.identity import current
 from nsharness.policy.plain import PlainProfile
+from nsharness.policy.profile import Profile
 from nsharness.supervisor.channel import Message
 from nsharness.supervisor.credentials import resolve
 from nsharness.supervisor.early import Early
@@ -60,6 +62,37 @@ def test_a_sandbox_runs_while_its_proxy_does_nothing(early: Early) -> None:
         session.hub.flush()
         assert [denied["host"] for denied in denials] == ["known.example"]
     assert not alive(proxy_pid)
+
+
+def test_a_proxy_may_be_started_when_its_sandbox_runs_already() -> None:
+    profile, identity = PlainProfile("exec"), current()
+    denials: list[Message] = []
+    with (
+        resolve(profile, identity) as credentials,
+        Session(profile.name, identity=identity) as session,
+        NamespaceProxy(session, profile, credentials, on_denial=denials.append, late=True) as proxy,
+        NamespaceSandbox(session, profile, proxy) as box,
+    ):
+        asking = box.shell.run(f"{shlex.join(_ASK)} > /tmp/answer & echo $!")
+        assert box.run(["cat", "/tmp/answer"]).stdout == b""
+        for _ in range(2):
+            proxy.start()
+        assert asking.exit_code == 0
+        assert eventually(lambda: box.run(["cat", "/tmp/answer"]).stdout) == b"403"
+        session.hub.flush()
+        assert [denied["host"] for denied in denials] == ["known.example"]
+
+
+def test_a_sandbox_that_trusts_its_proxy_has_it_from_the_start() -> None:
+    rule = {"name": "known", "hosts": ["known.example"]}
+    profile, identity = Profile.model_validate({"name": "p", "sandbox_proxy_rules": [rule]}), current()
+    with (
+        resolve(profile, identity) as credentials,
+        Session(profile.name, identity=identity) as session,
+        NamespaceProxy(session, profile, credentials, late=True) as proxy,
+    ):
+        assert alive(proxy.pid)
+        assert "CERTIFICATE" in proxy.ca_pem()
 
 
 def test_the_end_of_a_run_does_not_wait_for_a_proxy_that_has_served_nobody(early: Early) -> None:

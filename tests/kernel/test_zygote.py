@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from nsharness.errors import NsharnessError
 from nsharness.frozen import replace
 from nsharness.linux import fds, forking
 from nsharness.plan.compose import Request, compose
@@ -377,3 +378,26 @@ def test_a_workload_sees_nothing_of_what_waits(tmp_path: Path) -> None:
             for pid in others:
                 assert box.bash(f"kill -9 {pid}").exit_code != 0
                 assert alive(pid)
+
+
+def test_a_gateway_that_was_asked_for_in_vain_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is made while something else is done, and that may fail."""
+
+    def refuse(*_: object) -> None:
+        raise NsharnessError("refused")
+
+    with opened_session(tmp_path) as session:
+        with opened_box(session):
+            pass
+        before = open_now()
+        zygote = Path(f"/proc/{session.zygote.pid}/fd")
+        kept = len(list(zygote.iterdir()))
+        with monkeypatch.context() as patch:
+            patch.setattr("nsharness.supervisor.sandbox.look", refuse)
+            for _ in range(3):
+                with pytest.raises(NsharnessError, match="refused"), opened_box(session):
+                    pass
+        assert open_now() == before
+        eventually(lambda: len(list(zygote.iterdir())) <= kept and not waiting(session.zygote.pid))

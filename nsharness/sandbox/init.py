@@ -124,13 +124,13 @@ def _serve(begun: Begun, netns: int, contents: int, control: int, status: int, g
     os.close(contents)
     procfs = begun.root.enter()
     confine(plan, procfs, begun.rules, given.filters)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
     fds.write_all(status, b"ready\n")
     os.close(status)
     # The steps have been taken. It was by far the most that this process will ever need memory for. Nobody
     # waits for that any more.
     plan = replace(plan, steps=())
     libc.trim()
+    signal.signal(signal.SIGCHLD, lambda *_: None)
     Init(socket.socket(fileno=control), given.lifeline, plan).run()
     os._exit(0)
 

@@ -201,7 +201,7 @@ def test_what_is_forked_for_each_sandbox_is_small() -> None:
     """What watches over forks makes each of them dearer, and pages that it touches are each sandbox's own."""
     loaded = loaded_by("import nsharness.sandbox.zygote")
     assert loaded & {"pyroute2", "threading", "logging", "multiprocessing", "random"} == set()
-    assert loaded & {"argparse", "pathlib"} == set()
+    assert loaded & {"argparse", "pathlib", "dataclasses", "inspect"} == set()
     assert "pyroute2" in loaded_by("import nsharness.sandbox.rtnetlink")
 
 

@@ -34,5 +34,5 @@ def plan(options: argparse.Namespace) -> int:
     if options.json:
         print(made.to_json())
     else:
-        print("\n".join([made.describe(), *access.describe(access.grants(made))]))
+        print("\n".join([made.describe(), *access.describe(access.grants(made.steps))]))
     return 0

@@ -74,35 +74,47 @@ def bits(rights: Collection[str], abi: int, *, directory: bool) -> int:
     return wanted if directory else wanted & _OF_FILES
 
 
-def restrict(grants: Iterable[Grant]) -> bool:
-    """Allow this process, for good, nothing but what is granted; after ``set_no_new_privs``.
+class Ruleset:
+    """What a process will be allowed, while that is collected."""
 
-    False when the kernel has no Landlock of use. ``OSError`` when it has, and refuses. A path that is not
-    there, or not to be reached, needs no grant.
-    """
+    def __init__(self, descriptor: int, abi: int) -> None:
+        self._descriptor = descriptor
+        self._abi = abi
+
+    def allow(self, grants: Iterable[Grant], root: str = "") -> None:
+        """Add what is granted; ``root`` is where the paths begin. One that is not there, or not to be
+        reached, needs no grant."""
+        for grant in grants:
+            _add(self._descriptor, grant, root, self._abi)
+
+    def restrict(self) -> None:
+        """Allow this process, for good, nothing else; after ``set_no_new_privs``. ``OSError`` when the kernel
+        refuses. The rules are used up."""
+        try:
+            libc.syscall(_SYS_RESTRICT_SELF, self._descriptor, 0)
+        finally:
+            os.close(self._descriptor)
+
+
+def ruleset() -> Ruleset | None:
+    """Rules that allow nothing yet; None when the kernel has no Landlock of use. ``OSError`` when it has, and
+    refuses."""
     try:
         abi = version()
     except OSError:
-        return False
+        return None
     if abi < USABLE:
-        return False
+        return None
     attributes = [handled(abi)]
     if abi >= _SCOPES_SINCE:
         attributes += [0, _SCOPES]  # In between: network, which has a layer of its own.
     given = struct.pack(f"={len(attributes)}Q", *attributes)
-    ruleset = libc.syscall(_SYS_CREATE_RULESET, given, len(given), 0)
-    try:
-        for grant in grants:
-            _add(ruleset, grant, abi)
-        libc.syscall(_SYS_RESTRICT_SELF, ruleset, 0)
-    finally:
-        os.close(ruleset)
-    return True
+    return Ruleset(libc.syscall(_SYS_CREATE_RULESET, given, len(given), 0), abi)
 
 
-def _add(ruleset: int, grant: Grant, abi: int) -> None:
+def _add(ruleset: int, grant: Grant, root: str, abi: int) -> None:
     try:
-        place = os.open(grant.path, os.O_PATH | os.O_CLOEXEC)
+        place = os.open(root + grant.path, os.O_PATH | os.O_CLOEXEC)
     except (FileNotFoundError, PermissionError):
         return
     try:

@@ -74,9 +74,9 @@ def trim() -> None:
         _libc.malloc_trim(ctypes.c_size_t(0))
 
 
-def prctl(option: int, *arguments: int) -> int:
+def prctl(option: int, second: int = 0, third: int = 0, fourth: int = 0, fifth: int = 0) -> int:
     """``prctl(2)`` for the options that python-prctl does not know, all five arguments passed as longs."""
-    result: int = _libc.prctl(option, *(*arguments, 0, 0, 0, 0)[:4])
+    result: int = _libc.prctl(option, second, third, fourth, fifth)
     if result == -1:
         raise_errno()
     return result

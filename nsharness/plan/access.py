@@ -16,7 +16,6 @@ from nsharness.plan.steps import (
     Device,
     Devpts,
     Overlay,
-    Plan,
     Proc,
     ReadOnly,
     Step,
@@ -40,11 +39,13 @@ class Grant:
     rights: frozenset[Right]
 
 
-def grants(plan: Plan) -> tuple[Grant, ...]:
-    """Everything that is allowed; the rest is refused. The same path never comes twice."""
-    closed = {step.path for step in plan.steps if isinstance(step, ReadOnly)}
+def grants(steps: Iterable[Step]) -> tuple[Grant, ...]:
+    """Everything that is allowed, by a plan's steps or by some of them; the rest is refused. The same path
+    never comes twice."""
+    steps = tuple(steps)
+    closed = {step.path for step in steps if isinstance(step, ReadOnly)}
     found: dict[str, frozenset[Right]] = {"/": _READ}
-    for step in plan.steps:
+    for step in steps:
         rights = _rights(step, closed)
         if rights:
             found[step.path] = found.get(step.path, frozenset()) | rights

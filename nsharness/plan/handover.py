@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterable
 from itertools import takewhile
 from typing import Final
 
@@ -83,8 +84,11 @@ class Beginning:
 
     def fits(self, plan: Plan) -> bool:
         """Whether the plan begins so."""
+        count = len(self.steps)
         return not self.number or (
-            (self.uid, self.gid) == (plan.uid, plan.gid) and plan.steps[: len(self.steps)] == self.steps
+            (self.uid, self.gid) == (plan.uid, plan.gid)
+            and plan.steps[:count] == self.steps
+            and not _closed(plan.steps[count:]).intersection(_private(self.steps))
         )
 
     def to_json(self) -> str:
@@ -107,8 +111,19 @@ def shared(before: Plan, now: Plan) -> int:
     if (before.uid, before.gid) != (now.uid, now.gid):
         return 0
     pairs = zip(before.steps, now.steps, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1] and _ahead(pair[1]), pairs))
+    closed = _closed(now.steps)
+    same = takewhile(lambda pair: pair[0] == pair[1] and _ahead(pair[1], closed), pairs)
+    return sum(1 for _ in same)
 
 
-def _ahead(step: Step) -> bool:
-    return isinstance(step, _AHEAD) and step != ReadOnly("/")
+def _ahead(step: Step, closed: set[str]) -> bool:
+    return isinstance(step, _AHEAD) and step != ReadOnly("/") and not closed.intersection(_private([step]))
+
+
+def _closed(steps: Iterable[Step]) -> set[str]:
+    """What becomes read-only: a private file system that does is granted less from the start."""
+    return {step.path for step in steps if isinstance(step, ReadOnly)}
+
+
+def _private(steps: Iterable[Step]) -> list[str]:
+    return [step.path for step in steps if isinstance(step, Tmpfs)]

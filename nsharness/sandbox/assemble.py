@@ -129,6 +129,11 @@ class Root:
             raise
         return trees
 
+    @property
+    def path(self) -> str:
+        """Where it is until it is entered."""
+        return _BASE
+
     def is_current(self) -> bool:
         """Whether what was mounted is still what has that name on the host."""
         try:

@@ -90,8 +90,7 @@ def _fork(groups: Sequence[int], become_init: Callable[[int], None]) -> First:
 def _enter(groups: Sequence[int], status: int, become_init: Callable[[int], None]) -> None:
     """In the new process; never returns."""
     try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)  # The zygote's. Its handler of SIGCHLD does nothing, and may stay.
         for group in groups:
             os.write(group, b"0")  # Before there is anything to limit, and before its cgroup namespace.
         os.unshare(_NAMESPACES & ~os.CLONE_NEWPID)

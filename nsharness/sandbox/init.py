@@ -69,16 +69,16 @@ def wait(offer: int, status: int, given: Surroundings) -> None:
     """The same for one that is made ahead: what it is to be comes on the socket ``offer``. Never returns."""
     try:
         spawn.close_all_but(0, 1, 2, offer, status, given.lifeline)
-        root = _begin(given.beginning)
+        begun = _begin(given.beginning)
         with socket.socket(fileno=offer) as sock:
             _, descriptors = fds.receive(sock)
         if len(descriptors) != 3:
             os._exit(0)  # Nobody has needed it.
-        if not root.is_current():
+        if not begun.root.is_current():
             fds.write_all(status, b"stale\n")
             os._exit(0)
         netns, plan, control = descriptors
-        _serve(root, netns, plan, control, status, given)
+        _serve(begun, netns, plan, control, status, given)
     except BaseException as error:  # noqa: BLE001 - as above
         _report(status, error)
     finally:
@@ -90,40 +90,54 @@ def _report(status: int, error: BaseException) -> None:
         fds.write_all(status, json.dumps(describe(error)).encode() + b"\n")
 
 
-def _begin(beginning: Beginning) -> Root:
+@frozen
+class Begun:
+    """What there is of a sandbox before its plan."""
+
+    root: Root
+    rules: landlock.Ruleset | None
+    """What Landlock will allow; None where the kernel has none: doctor tells."""
+
+
+def _begin(beginning: Beginning) -> Begun:
     """Do what can be done before the plan is known."""
     spawn.point_standard_streams_at_null()
     os.setsid()
     # Whoever started us may have a stricter one: then nobody but root could enter what is made here.
     os.umask(0o022)
-    root = Root()
+    root, rules = Root(), landlock.ruleset()
     if beginning.steps:
         root.take(beginning.steps, beginning.uid, beginning.gid)
-    return root
+        if rules is not None:
+            # In a root of our own, in which no link leads out.
+            rules.allow(access.grants(beginning.steps), root.path)
+    return Begun(root, rules)
 
 
-def _serve(root: Root, netns: int, contents: int, control: int, status: int, given: Surroundings) -> None:
+def _serve(begun: Begun, netns: int, contents: int, control: int, status: int, given: Surroundings) -> None:
     """Do the rest, and serve until the supervisor or the zygote is gone."""
     os.setns(netns, os.CLONE_NEWNET)
     os.close(netns)
     plan = unpacked(fds.read_line(contents))
     open_files.set_limit(plan.open_files)
-    root.take(plan.steps, plan.uid, plan.gid, contents)
+    begun.root.take(plan.steps, plan.uid, plan.gid, contents)
     os.close(contents)
-    procfs = root.enter()
-    confine(replace(plan, steps=given.beginning.steps + plan.steps), procfs, given.filters)
-    # The steps have been taken. It was by far the most that this process will ever need memory for.
+    procfs = begun.root.enter()
+    confine(plan, procfs, begun.rules, given.filters)
+    fds.write_all(status, b"ready\n")
+    os.close(status)
+    # The steps have been taken. It was by far the most that this process will ever need memory for. Nobody
+    # waits for that any more.
     plan = replace(plan, steps=())
     libc.trim()
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    serving = Init(socket.socket(fileno=control), given.lifeline, plan)
-    fds.write_all(status, b"ready\n")
-    os.close(status)
-    serving.run()
+    Init(socket.socket(fileno=control), given.lifeline, plan).run()
     os._exit(0)
 
 
-def confine(plan: Plan, procfs: int, filters: Sequence[seccomp.Compiled]) -> None:
+def confine(
+    plan: Plan, procfs: int, rules: landlock.Ruleset | None, filters: Sequence[seccomp.Compiled]
+) -> None:
     """Enter the workload's user namespace and give up every privilege for good. ``procfs`` is closed.
 
     Everything that is started inherits all of it, and PID 1 itself serves under it.
@@ -150,7 +164,9 @@ def confine(plan: Plan, procfs: int, filters: Sequence[seccomp.Compiled]) -> Non
     process.make_undumpable()
     process.set_title(f"nsharness-init {plan.sandbox}")
     road.check()
-    landlock.restrict(access.grants(plan))  # False where the kernel has none: doctor tells.
+    if rules is not None:
+        rules.allow(access.grants(plan.steps))
+        rules.restrict()
     seccomp.install(filters)  # Last: what came before needs more.
 
 

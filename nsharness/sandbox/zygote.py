@@ -10,7 +10,7 @@ Requests on the control socket: ``gateway``, ``sandbox``, ``release``, ``pool``,
 watches, all its sandboxes.
 
 While a gateway is made, a first process begins already. With a pool both are made ahead: when nothing else is
-to be done, so that nobody waits for it. ``prepare`` makes one of each.
+to be done for a moment, so that nobody waits for it. ``prepare`` makes one of each.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from nsharness.plan.handover import Beginning
 from nsharness.sandbox import first, gateway, init, spawn
 from nsharness.sandbox.report import describe
 
+_REST: Final = 0.005
+"""Seconds: whoever has just got a sandbox starts something in it, and would share processor and locks."""
 _KEPT: Final = frozenset(
     {process.CAP_SYS_ADMIN, process.CAP_NET_ADMIN, process.CAP_SETUID, process.CAP_SETGID}
 )
@@ -73,7 +75,7 @@ class Zygote:
             selector.register(wakeup_read, selectors.EVENT_READ)
             while True:
                 wanting = len(self._pool) < self._pool_size and not self._expected
-                ready = selector.select(0 if wanting else None)
+                ready = selector.select(_REST if wanting else None)
                 if not ready and wanting:
                     self._fill()
                 for key, _ in ready:

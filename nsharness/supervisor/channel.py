@@ -89,30 +89,32 @@ class Channel:
 
         ``NsharnessError`` when the reply is an error; ``EOFError`` when the other side ends first.
         """
-        promise: Promise[Reply] = Promise()
-        tag = f"{id(promise):x}"
+        return self.ask(message, descriptors).reply(timeout)
+
+    def ask(self, message: Message, descriptors: Sequence[int] = ()) -> Asked:
+        """Send, and wait for the reply later. Raises what ``request`` does."""
+        asked = Asked(str(message.get("op")), self._forget)
         with self._lock:
             if self._ended:
                 raise EOFError
-            self._waiting[tag] = promise
+            self._waiting[asked.tag] = asked.promise
         try:
-            self.send({**message, "tag": tag}, descriptors)
-            reply, received = promise.result(timeout)
-        except (BrokenPipeError, ConnectionResetError):
-            raise EOFError from None
-        except BlockingIOError:
-            raise NsharnessError(f"cannot ask for {message.get('op')}", why="requests pile up") from None
-        except TimeoutError:
-            raise NsharnessError(f"no answer to {message.get('op')} within {timeout:.0f} s") from None
-        finally:
-            with self._lock:
-                self._waiting.pop(tag, None)
-        if reply.get("event") == "error":
-            fds.close_all(received)
-            raise NsharnessError(
-                str(reply.get("what", "")), why=str(reply.get("why", "")), hint=str(reply.get("hint", ""))
-            )
-        return reply, received
+            self.send({**message, "tag": asked.tag}, descriptors)
+        except OSError as error:
+            self._forget(asked.tag)
+            if isinstance(error, BlockingIOError):
+                raise NsharnessError(f"cannot ask for {message.get('op')}", why="requests pile up") from None
+            if isinstance(error, BrokenPipeError | ConnectionResetError):
+                raise EOFError from None
+            raise
+        except BaseException:
+            self._forget(asked.tag)
+            raise
+        return asked
+
+    def _forget(self, tag: str) -> None:
+        with self._lock:
+            self._waiting.pop(tag, None)
 
     def close(self) -> None:
         """Stop listening and close the socket: for the other side, the end. Idempotent."""
@@ -126,3 +128,28 @@ class Channel:
             waiting, self._waiting = self._waiting, {}
         for promise in waiting.values():
             promise.fail(EOFError())
+
+
+class Asked:
+    """A request whose reply is still to come."""
+
+    def __init__(self, what: str, forget: Callable[[str], None]) -> None:
+        self._what = what
+        self._forget = forget
+        self.promise: Promise[Reply] = Promise()
+        self.tag = f"{id(self.promise):x}"
+
+    def reply(self, timeout: float = 30.0) -> Reply:
+        """Wait for it, up to ``timeout`` seconds. Raises what ``Channel.request`` does."""
+        try:
+            reply, received = self.promise.result(timeout)
+        except TimeoutError:
+            raise NsharnessError(f"no answer to {self._what} within {timeout:.0f} s") from None
+        finally:
+            self._forget(self.tag)
+        if reply.get("event") == "error":
+            fds.close_all(received)
+            raise NsharnessError(
+                str(reply.get("what", "")), why=str(reply.get("why", "")), hint=str(reply.get("hint", ""))
+            )
+        return reply, received

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Final
 import nsharness
 from nsharness.credentials.place import secrets_folder
 from nsharness.errors import NsharnessError
-from nsharness.frozen import replace
+from nsharness.frozen import frozen, replace
 from nsharness.linux import open_files
 from nsharness.linux.identity import Identity
 from nsharness.plan.compose import Request, compose, protectable
-from nsharness.plan.facts import gather
+from nsharness.plan.facts import HostFacts, gather
 from nsharness.plan.limits import LimitPlan
 from nsharness.plan.steps import Plan
 from nsharness.supervisor.state import state_home
@@ -33,23 +33,20 @@ _GATEWAY_ADDRESS: Final = "10.127.0.1"
 _PROXY_PORT: Final = 3128
 
 
-def plan_for(
-    profile: RunProfile,
-    identity: Identity,
-    *,
-    sandbox: str,
-    ca_pem: str,
-    environment: Mapping[str, str],
-    limits: LimitPlan,
-    overlay: str,
-    client: tuple[str, str] | None = None,
-) -> Plan:
-    """The plan, made with the owner's rights. ``NsharnessError`` for what cannot or must not be shared.
+@frozen
+class Found:
+    """What a plan must know of the host, as its owner sees it."""
 
-    ``environment`` comes from the proxy and the profile; ``overlay`` is where an overlay's layers are,
-    ``client`` certificate and key that the workload shows the proxy.
-    """
-    root_itself = identity.privileged and identity.owner_uid == 0
+    resolved: Mapping[str, str]
+    """The paths that the profile names, and where they lead."""
+    protect: tuple[str, ...]
+    facts: HostFacts
+    private: tuple[str, ...]
+
+
+def look(profile: RunProfile, identity: Identity) -> Found:
+    """Find it out, with the owner's rights. ``NsharnessError`` for a share that would let a workload change
+    what runs on the host."""
     files = profile.files
     with identity.files():
         resolved = {
@@ -57,11 +54,33 @@ def plan_for(
             for path in (*files.read_only, *files.read_write, *([files.workspace] if files.workspace else []))
         }
         workspace = resolved[files.workspace] if files.workspace else None
-        read_write = [resolved[path] for path in files.read_write]
-        protect = (*files.protect, *own_code_in(workspace, read_write))
+        protect = (*files.protect, *own_code_in(workspace, [resolved[path] for path in files.read_write]))
         inner = protectable(workspace, protect) if workspace and files.workspace_mode == "rw" else []
         facts = gather([*resolved.values(), *inner], hide=files.hide, shared=resolved.values())
-        private = _private_paths(identity)
+        return Found(resolved, protect, facts, _private_paths(identity))
+
+
+def plan_for(
+    profile: RunProfile,
+    identity: Identity,
+    *,
+    found: Found | None = None,
+    sandbox: str,
+    ca_pem: str,
+    environment: Mapping[str, str],
+    limits: LimitPlan,
+    overlay: str,
+    client: tuple[str, str] | None = None,
+) -> Plan:
+    """The plan, by what was ``found`` for it. ``NsharnessError`` for what cannot or must not be shared.
+
+    ``environment`` comes from the proxy and the profile; ``overlay`` is where an overlay's layers are,
+    ``client`` certificate and key that the workload shows the proxy.
+    """
+    root_itself = identity.privileged and identity.owner_uid == 0
+    files = profile.files
+    found = found or look(profile, identity)
+    resolved = found.resolved
     request = Request(
         sandbox=sandbox,
         uid=identity.workload_uid,
@@ -72,19 +91,19 @@ def plan_for(
         proxy_url=f"http://{_GATEWAY_ADDRESS}:{_PROXY_PORT}",
         ca_pem=ca_pem,
         client=client,
-        workspace=workspace,
+        workspace=resolved[files.workspace] if files.workspace else None,
         workspace_mode=files.workspace_mode,
         overlay=overlay,
         read_only=tuple(resolved[path] for path in files.read_only),
-        read_write=tuple(read_write),
-        protect=protect,
-        private=private,
+        read_write=tuple(resolved[path] for path in files.read_write),
+        protect=found.protect,
+        private=found.private,
         environment=environment,
         limits=limits,
         resolved={name: path for name, path in resolved.items() if name != path},
         user_namespaces=profile.user_namespaces,
     )
-    return replace(compose(request, facts), open_files=open_files.INHERITED)
+    return replace(compose(request, found.facts), open_files=open_files.INHERITED)
 
 
 @cache

@@ -17,11 +17,12 @@ from nsharness.linux import fds
 from nsharness.plan.handover import split
 from nsharness.plan.limits import LimitPlan
 from nsharness.plan.steps import Plan
+from nsharness.supervisor.attachment import Attachment
 from nsharness.supervisor.bounded import OUTPUT_LIMIT
 from nsharness.supervisor.cancel import Cancel
 from nsharness.supervisor.init import InitClient, Process, Terminal
 from nsharness.supervisor.limits import Enforcer, Hit, plan_limits
-from nsharness.supervisor.planning import plan_for
+from nsharness.supervisor.planning import Found, look, plan_for
 from nsharness.supervisor.proxy import NamespaceProxy
 from nsharness.supervisor.pump import pump
 from nsharness.supervisor.session import Session
@@ -115,11 +116,22 @@ class NamespaceSandbox:
         limits = plan_limits(self._profile.limit_values())
         zygote = self._session.zygote
         ahead = not limits.groups(self.id) and not self._profile.user_namespaces
-        gateway = zygote.gateway(mtls=self._profile.proxy_auth == "mtls", ahead=ahead)
+        made = zygote.ask_gateway(mtls=self._profile.proxy_auth == "mtls", ahead=ahead)
+        try:
+            # Zygote, proxy and we: each does its part at the same time.
+            found = look(self._profile, self._session.identity)
+            self._proxy.ca_pem(self.id)
+        except BaseException:
+            with contextlib.suppress(NsharnessError):
+                unused = made()
+                fds.close_all(unused.listeners)
+                zygote.release(unused)
+            raise
+        gateway = made()
         self._stack.callback(zygote.release, gateway)
         attachment = self._proxy.attach(self.id, gateway.listeners)
         self._stack.callback(self._proxy.detach, self.id)
-        self.plan, contents = split(self._compose(attachment.environment, attachment.client, limits))
+        self.plan, contents = split(self._compose(found, attachment, limits))
         self._enforcer = Enforcer(limits, self._session.run.id, self._limit_hit)
         self._stack.callback(self._enforcer.close)
         ours, theirs = fds.message_pair()
@@ -139,9 +151,7 @@ class NamespaceSandbox:
         self.shell = Shell(self._session.hub, self.init, self._session.identity.drop_to, output)
         self._stack.callback(self.shell.close)
 
-    def _compose(
-        self, environment: Mapping[str, str], client: tuple[str, str] | None, limits: LimitPlan
-    ) -> Plan:
+    def _compose(self, found: Found, attachment: Attachment, limits: LimitPlan) -> Plan:
         kept = None
         if self._profile.files.workspace_mode == "overlay":
             from nsharness.supervisor import layers
@@ -151,11 +161,12 @@ class NamespaceSandbox:
         plan = plan_for(
             self._profile,
             self._session.identity,
+            found=found,
             sandbox=self.id,
             ca_pem=self._proxy.ca_pem(self.id),
             limits=limits,
-            client=client,
-            environment={**self._profile.environment(self._proxy.placeholder), **environment},
+            client=attachment.client,
+            environment={**self._profile.environment(self._proxy.placeholder), **attachment.environment},
             overlay=str(kept.path) if kept else "",
         )
         if kept is not None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nsharness.errors import ASK_DOCTOR, NsharnessError
 from nsharness.frozen import frozen, replace
 from nsharness.linux import fds
 from nsharness.plan.handover import Beginning, packed, shared
 from nsharness.plan.steps import Plan
-from nsharness.supervisor.channel import Channel, Message
+from nsharness.supervisor.channel import Asked, Channel, Message, Reply
 from nsharness.supervisor.early import Started
 from nsharness.supervisor.hub import Hub
 
@@ -107,8 +107,19 @@ class Zygote:
         With ``ahead`` a first process is made for it meanwhile, of use to a sandbox without control groups
         and without user namespaces of its own. ``NsharnessError`` when the kernel refuses.
         """
-        reply, descriptors = self._request({"op": "gateway", "mtls": mtls, "ahead": ahead}, ())
-        return GatewayHandle(int(reply["gateway"]), tuple(descriptors), int(reply["beginning"]))
+        return self.ask_gateway(mtls=mtls, ahead=ahead)()
+
+    def ask_gateway(self, *, mtls: bool, ahead: bool) -> Callable[[], GatewayHandle]:
+        """The same, but whoever asks may do something else before they call the result, which they must."""
+        message = {"op": "gateway", "mtls": mtls, "ahead": ahead}
+        # It may not be ready yet: then this waits in its socket.
+        asked = self._explained(lambda: self._channel.ask(message))
+
+        def made() -> GatewayHandle:
+            reply, descriptors = self._answer_to(asked)
+            return GatewayHandle(int(reply["gateway"]), tuple(descriptors), int(reply["beginning"]))
+
+        return made
 
     def sandbox(
         self,
@@ -162,13 +173,20 @@ class Zygote:
         except OSError:
             return  # The zygote is gone, and with it what it kept.
 
-    def _request(self, message: Message, descriptors: tuple[int, ...]) -> tuple[Message, list[int]]:
+    def _request(self, message: Message, descriptors: tuple[int, ...]) -> Reply:
+        return self._answer_to(self._explained(lambda: self._channel.ask(message, descriptors)))
+
+    def _answer_to(self, asked: Asked) -> Reply:
         if not self._ready.wait(_START_SECONDS):
             raise NsharnessError("the zygote did not start", why=f"no sign of it for {_START_SECONDS:.0f} s")
+        return self._explained(asked.reply)
+
+    def _explained[T](self, action: Callable[[], T]) -> T:
+        """Do it, and say why where that is known."""
         try:
             if self._failure is not None:
                 raise self._failure
-            return self._channel.request(message, descriptors)
+            return action()
         except NsharnessError as error:
             if error.hint == ASK_DOCTOR:  # The kernel refused something: find out what helps on this machine.
                 from nsharness.linux.probe import remedy_here
@@ -176,6 +194,8 @@ class Zygote:
                 raise NsharnessError(error.what, why=error.why, hint=remedy_here()) from None
             raise
         except EOFError:
+            if self._failure is not None:
+                return self._explained(action)
             self._child.end(1.0)
             raise NsharnessError("the zygote ended unexpectedly", why=self._child.complaint()) from None
 

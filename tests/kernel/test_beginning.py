@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -61,14 +61,19 @@ class Early(Box):
 def known(session: Session, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """With what the plans of the next sandboxes may begin, as they are made."""
     found: list[int] = []
-    making = session.zygote.gateway
+    asking = session.zygote.ask_gateway
 
-    def gateway(**wanted: bool) -> GatewayHandle:
-        made = making(**wanted)
-        found.append(made.beginning)
+    def ask(**wanted: bool) -> Callable[[], GatewayHandle]:
+        asked = asking(**wanted)
+
+        def made() -> GatewayHandle:
+            gateway = asked()
+            found.append(gateway.beginning)
+            return gateway
+
         return made
 
-    monkeypatch.setattr(session.zygote, "gateway", gateway)
+    monkeypatch.setattr(session.zygote, "ask_gateway", ask)
     return found
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from nsharness.errors import NsharnessError
 from nsharness.frozen import replace
 from nsharness.linux import fds, forking
 from nsharness.plan.compose import Request, compose
@@ -312,12 +313,13 @@ def test_it_is_confined_like_any_other(zygote: Zygote) -> None:
 
 @pytest.mark.root
 def test_what_waits_has_nothing_open_but_what_it_needs(zygote: Zygote) -> None:
-    """Its socket, the pipe on which it reports, the zygote's lifeline, and the new root that it has begun."""
+    """Its socket, the pipe on which it reports, the zygote's lifeline, the new root that it has begun, and
+    Landlock's rules where the kernel has it."""
 
     def is_settled(pid: int) -> bool:
         places = {int(entry.name): str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
         kept = sorted(place.partition(":")[0] for number, place in places.items() if number > 2)
-        return kept == [assemble._BASE, "pipe", "pipe", "socket"]
+        return [each for each in kept if each != "anon_inode"] == [assemble._BASE, "pipe", "pipe", "socket"]
 
     for pid in pooled(zygote, 3):
         # Right after its fork it has what the zygote has.
@@ -376,3 +378,26 @@ def test_a_workload_sees_nothing_of_what_waits(tmp_path: Path) -> None:
             for pid in others:
                 assert box.bash(f"kill -9 {pid}").exit_code != 0
                 assert alive(pid)
+
+
+def test_a_gateway_that_was_asked_for_in_vain_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is made while something else is done, and that may fail."""
+
+    def refuse(*_: object) -> None:
+        raise NsharnessError("refused")
+
+    with opened_session(tmp_path) as session:
+        with opened_box(session):
+            pass
+        before = open_now()
+        zygote = Path(f"/proc/{session.zygote.pid}/fd")
+        kept = len(list(zygote.iterdir()))
+        with monkeypatch.context() as patch:
+            patch.setattr("nsharness.supervisor.sandbox.look", refuse)
+            for _ in range(3):
+                with pytest.raises(NsharnessError, match="refused"), opened_box(session):
+                    pass
+        assert open_now() == before
+        eventually(lambda: len(list(zygote.iterdir())) <= kept and not waiting(session.zygote.pid))

@@ -36,7 +36,7 @@ def no_seccomp() -> None:
 
 
 def no_landlock() -> None:
-    _set(landlock, "restrict", _nothing)
+    _set(landlock, "ruleset", _nothing)
 
 
 def nested_user_namespaces() -> None:

@@ -28,7 +28,7 @@ from nsharness.plan.steps import (
 
 def rights(*steps: Step) -> dict[str, set[str]]:
     plan = Plan("box", "box", 1000, 1000, "/tmp", {}, steps)
-    found = grants(plan)
+    found = grants(plan.steps)
     assert len({grant.path for grant in found}) == len(found)
     return {grant.path: set(grant.rights) for grant in found}
 
@@ -91,7 +91,7 @@ def test_nothing_is_writable_that_no_step_mounts_writable(steps: Iterable[Step])
 
 def test_the_lines_name_the_paths_of_each_right() -> None:
     plan = Plan("box", "box", 1, 1, "/", {}, (Bind("/usr", "/usr"), Proc(), Tmpfs("/tmp", 1)))
-    assert describe(grants(plan)) == [
+    assert describe(grants(plan.steps)) == [
         "landlock   read: /",
         "landlock   execute: /usr /tmp",
         "landlock   write: /proc /tmp",

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsharness.plan.handover import LARGE, Beginning, packed, shared, split, unpacked
-from nsharness.plan.steps import Bind, Cover, Directory, File, Overlay, Plan, ReadOnly, Step, Stored
+from nsharness.plan.steps import Bind, Cover, Directory, File, Overlay, Plan, ReadOnly, Step, Stored, Tmpfs
 
 texts = st.one_of(st.text(max_size=50), st.sampled_from(["é" * LARGE, "a" * LARGE, "a\nb" * LARGE]))
 files = st.builds(File, st.just("/file"), texts, st.sampled_from([0o400, 0o444]), st.booleans())
@@ -97,3 +97,12 @@ def test_what_only_one_sandbox_can_have_is_not_done_ahead(step: Step) -> None:
 
 def test_no_beginning_fits_every_plan() -> None:
     assert Beginning().fits(plan([]))
+
+
+def test_a_private_place_that_becomes_read_only_is_not_made_ahead() -> None:
+    """It is granted less from the start, and what was granted cannot be taken back."""
+    place, closing = Tmpfs("/p", 1 << 20), ReadOnly("/p")
+    with_closing = plan([Directory("/a"), place, closing])
+    assert shared(with_closing, with_closing) == 1
+    assert not Beginning(1, 1000, 1000, (Directory("/a"), place)).fits(with_closing)
+    assert Beginning(1, 1000, 1000, (Directory("/a"), place)).fits(plan([Directory("/a"), place]))

@@ -32,8 +32,8 @@ from typing import Final
 
 from nsharness.errors import ASK_DOCTOR, NsharnessError
 from nsharness.frozen import frozen
-from nsharness.linux.fds import close_all, write_all
-from nsharness.sandbox import spawn
+from nsharness.linux.fds import close_all
+from nsharness.sandbox import encoding
 
 PROXY_PORT: Final = 3128
 MTLS_PORT: Final = 3129
@@ -195,8 +195,8 @@ def datagrams() -> tuple[Datagram, ...]:
 
     ``NsharnessError`` when the process that encodes it could not.
     """
-    pid, pipe = encoder()
-    encoder.cache_clear()  # For another attempt, should this one fail.
+    pid, pipe = encoding.encoder()
+    encoding.encoder.cache_clear()  # For another attempt, should this one fail.
     with os.fdopen(pipe, "rb") as stream:
         text = stream.read()
     with contextlib.suppress(ChildProcessError):
@@ -207,23 +207,3 @@ def datagrams() -> tuple[Datagram, ...]:
         why = "the process that encodes what the kernel is asked has failed"
         raise NsharnessError("cannot make a gateway", why=why, hint=ASK_DOCTOR) from None
     return tuple(Datagram(bytes.fromhex(each), tuple(kinds), at) for each, kinds, at in encoded)
-
-
-@cache
-def encoder() -> tuple[int, int]:
-    """Start the process that encodes them: its pid, and the pipe on which it says them.
-
-    It has much to import: whoever will need them calls this early.
-    """
-    read, write = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            spawn.close_all_but(0, 1, 2, write)
-            from nsharness.sandbox import rtnetlink
-
-            write_all(write, json.dumps(rtnetlink.datagrams()).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    return pid, read

@@ -1,7 +1,7 @@
 """What the kernel is asked for a gateway (rtnetlink(7)): encoded once for all gateways that there will be.
 
-Loaded only by the process that does it, which ends right after (``nsharness.sandbox.gateway``): pyroute2, and
-with it threads and loggers, which watch over forks, would make each fork of the zygote dearer and each
+Loaded only by the process that does it, which ends right after (``nsharness.sandbox.encoding``): pyroute2,
+and with it threads and loggers, which watch over forks, would make each fork of the zygote dearer and each
 sandbox larger.
 """
 

@@ -15,6 +15,12 @@ to be done for a moment, so that nobody waits for it. ``prepare`` makes one of e
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    # Before all that follows: it imports meanwhile.
+    from nsharness.sandbox.encoding import encoder
+
+    encoder()
+
 import contextlib
 import gc
 import os
@@ -246,7 +252,6 @@ def main() -> int:
         # Terminal signals are the supervisor's business: it ends us by closing the socket.
         signal.signal(number, signal.SIG_IGN)
     spawn.ignored()  # Found out once, for all sandboxes.
-    gateway.encoder()
     try:
         prepare()
     except OSError as error:

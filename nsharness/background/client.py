@@ -141,13 +141,14 @@ class _Signals:
     """The signals that this process is sent are for whoever has the command. From before it is handed over:
     afterwards it would be too late for one that comes at once."""
 
-    __slots__ = ("_before", "_early", "_ending", "_pid", "_sock", "_supervisor", "_waits")
+    __slots__ = ("_before", "_continued", "_early", "_ending", "_pid", "_sock", "_supervisor", "_waits")
 
     def __init__(self, sock: _socket.socket) -> None:
         self._sock = sock
         self._pid = 0
         self._supervisor = -1
         self._early: list[int] = []
+        self._continued = False
         self._ending = False
         self._waits = False
         self._before: dict[int, Any] = {}
@@ -181,6 +182,7 @@ class _Signals:
             elif number == _signal.SIGTSTP:
                 self._stop()
             elif number == _signal.SIGCONT:
+                self._continued = True
                 self._go_on()
             else:
                 self._send(number)
@@ -199,19 +201,22 @@ class _Signals:
             pass  # As above.
 
     def _stop(self) -> None:
-        """First whoever would go on reading what is now typed for somebody else, then we."""
+        """First whoever would go on reading what is now typed for somebody else, then we, unless we are told
+        to go on meanwhile: nobody would say so again."""
+        self._continued = False
         self._to_supervisor(_signal.SIGSTOP)
         self._await_stop()
-        _signal.signal(_signal.SIGTSTP, _signal.SIG_DFL)
-        os.kill(os.getpid(), _signal.SIGTSTP)
-        # Continued, or not even stopped: without a shell above it, a group is not (setpgid(2)).
-        _signal.signal(_signal.SIGTSTP, self._handle)
+        if not self._continued:
+            _signal.signal(_signal.SIGTSTP, _signal.SIG_DFL)
+            os.kill(os.getpid(), _signal.SIGTSTP)
+            # Continued, or not even stopped: without a shell above it, a group is not (setpgid(2)).
+            _signal.signal(_signal.SIGTSTP, self._handle)
         self._go_on()
 
     def _await_stop(self) -> None:
         """A signal is on its way until its process gets round to it: on a busy machine after the next key."""
         end = time.monotonic() + _ANSWER_SECONDS
-        while time.monotonic() < end:
+        while time.monotonic() < end and not self._continued:
             try:
                 with open(f"/proc/{self._pid}/stat", "rb") as file:  # noqa: PTH123
                     if file.read().rpartition(b") ")[2][:1] in _HALTED:

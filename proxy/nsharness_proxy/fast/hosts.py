@@ -38,6 +38,11 @@ class Hosts:
         self._free: dict[Key, list[Host]] = {}
         self._count = 0
 
+    @property
+    def waiting(self) -> int:
+        """How many are free."""
+        return self._count
+
     def take(self, made: Decision, *, again: bool) -> Host | None:
         """A free connection for a request, which could be sent ``again``, should it prove to be closed."""
         waiting = self._free.get(_key(made))

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from nsharness.linux import libc
 from nsharness_proxy.claims import Entrance, Origin
 from nsharness_proxy.fast.hosts import Hosts
 from nsharness_proxy.judge import Judge
@@ -19,6 +20,24 @@ MAX_CONNECTIONS: Final = 1024
 """Connections of one listener at a time; those beyond are closed as they come."""
 _TICK_SECONDS: Final = 1.0
 _END_SECONDS: Final = 5.0
+
+_REST_SECONDS: Final = 10.0
+
+
+class _Leftovers:
+    """What connections that have ended leave in memory: kept for a while, since the next ones may need it."""
+
+    def __init__(self) -> None:
+        self._given_back = float("-inf")
+
+    def give_back(self, now: float) -> None:
+        """Let the kernel have them, which takes about a millisecond, unless that was done just now."""
+        if self._given_back + _REST_SECONDS < now:
+            self._given_back = now
+            libc.trim()
+
+
+_leftovers: Final = _Leftovers()
 
 
 class Connection(Protocol):
@@ -61,6 +80,7 @@ class Service:
         self.serve = serve
         self._entrance: Entrance = entrance
         self._socket = sock
+        self._served = False
         self._server: asyncio.Server | None = None
         self._ticking: asyncio.TimerHandle | None = None
         self._closed = False
@@ -68,13 +88,17 @@ class Service:
         self._empty.set()
         self._connections: set[Connection] = set()
         self.now = asyncio.get_running_loop().time()
-        """A clock that goes in steps of a second."""
+        """A clock that goes in steps of a second, while anything is going on."""
 
     async def start(self) -> None:
         """Begin to accept."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: self.serve(self), sock=self._socket, backlog=BACKLOG)
-        self._tick()
+        self._server = await loop.create_server(self._serve_one, sock=self._socket, backlog=BACKLOG)
+
+    def _serve_one(self) -> asyncio.Protocol:
+        if self._ticking is None:
+            self.now = asyncio.get_running_loop().time()
+        return self.serve(self)
 
     def judge(self, address: str) -> Judge:
         """Who decides on a connection to this address of the gateway."""
@@ -86,6 +110,9 @@ class Service:
             return False
         self._connections.add(connection)
         self._empty.clear()
+        self._served = True
+        if self._ticking is None:
+            self._ticking = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._tick)
         return True
 
     def remove(self, connection: Connection) -> None:
@@ -100,7 +127,12 @@ class Service:
         for connection in tuple(self._connections):
             connection.expire(self.now)
         self.hosts.expire(self.now)
-        self._ticking = loop.call_later(_TICK_SECONDS, self._tick)
+        if self._served and not self._connections:
+            self._served = False
+            _leftovers.give_back(self.now)
+        # Sandboxes that do nothing are many, and cost nothing.
+        busy = self._connections or self.hosts.waiting
+        self._ticking = loop.call_later(_TICK_SECONDS, self._tick) if busy else None
 
     def end_outlived(self) -> None:
         """End the tunnels that policy no longer allows: nothing in them is ever decided on again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -154,3 +155,32 @@ def test_what_is_gone_meanwhile_is_named(session: Session, source: Path) -> None
     assert "No such file" in caught.value.why
     with opened_box(session) as box:
         assert box.out("ls -d /early 2>/dev/null || echo absent") == "absent"
+
+
+@pytest.mark.root
+def test_what_the_host_mounts_meanwhile_is_nowhere_in_it(tmp_path: Path, source: Path) -> None:
+    """A share is read-only with all that is mounted below it; what comes later would not be."""
+    (source / "below").mkdir(mode=0o777)
+    with mounted("--bind", str(source), str(source)):
+        subprocess.run(["mount", "--make-shared", source], check=True)
+        with opened_session(tmp_path) as session:
+            learned(session, source)
+            session.zygote.pool(1)
+            with early(session, source):
+                pass
+            eventually(lambda: is_mounted_ahead(session))
+            with (
+                mounted("-t", "tmpfs", "-o", "mode=0777", "later", str(source / "below")),
+                early(session, source) as box,
+            ):
+                assert box.out("touch /early/below/file 2>&1 || true").endswith("Read-only file system")
+                assert box.out("grep -c ' /early' /proc/self/mountinfo") == "1"
+
+
+@contextmanager
+def mounted(*arguments: str) -> Iterator[None]:
+    subprocess.run(["mount", *arguments], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", arguments[-1]], check=True)

@@ -105,7 +105,7 @@ def _serve(client: socket.socket, pidfd: int, run: Run, early: Early) -> int:
         try:
             stream.flush()
         except (OSError, ValueError):
-            code = _UNFLUSHED
+            code = code or _UNFLUSHED
     early.__exit__(None, None, None)
     over.set()
     with contextlib.suppress(OSError):

@@ -78,7 +78,8 @@ def _leave(code: int) -> None:
             if stream is not None:
                 stream.flush()
         except (OSError, ValueError):
-            code = _UNFLUSHED
+            # Whatever ended the run has taken the terminal, too: then that is the better answer.
+            code = code or _UNFLUSHED
     os._exit(code & 0xFF)
 
 

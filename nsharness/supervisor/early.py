@@ -16,8 +16,11 @@ from nsharness.supervisor.child import Child
 from nsharness.supervisor.token import new_token
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
+    from nsharness.supervisor.channel import Channel, Message
+    from nsharness.supervisor.hub import Hub
     from nsharness.supervisor.resolving import Resolver
 
 
@@ -38,6 +41,18 @@ class Started:
                 ours.close()
                 raise
         self.socket: socket.socket = ours
+
+    def channel(
+        self, hub: Hub, on_event: Callable[[Message, list[int]], None], on_end: Callable[[], None]
+    ) -> Channel:
+        """What it is talked to over from now on, which has the socket."""
+        from nsharness.supervisor.channel import Channel
+
+        try:
+            return Channel(hub, self.socket, on_event, on_end)
+        except BaseException:
+            self.socket.close()
+            raise
 
     def close(self) -> None:
         """Nobody needs it, and it has done nothing yet that it would have to finish."""

@@ -20,7 +20,7 @@ from nsharness.frozen import replace
 from nsharness.linux import fds
 from nsharness.policy.certifying import certifies
 from nsharness.supervisor.attachment import Attachment
-from nsharness.supervisor.channel import Channel, Message
+from nsharness.supervisor.channel import Message
 from nsharness.supervisor.child import Child
 from nsharness.supervisor.console import Silent
 from nsharness.supervisor.console import names as listed
@@ -114,8 +114,9 @@ class NamespaceProxy:
         """Start it, if that is still to be done: what its sandboxes ask for waits so long. Idempotent."""
         with self._lock:
             if self._late:
-                self._late = False
                 self._started()
+                # Not before: who is interrupted at that has no channel to say anything on.
+                self._late = False
 
     def _started(self) -> None:
         self._launch()
@@ -140,9 +141,7 @@ class NamespaceProxy:
         started = self._session.early.take("proxy") if self._credentials.early else None
         started = started or self._session.start("nsharness_proxy", self._credentials.descriptor)
         self._child = child = started.child
-        self._channel = Channel(
-            self._session.hub, started.socket, self._on_event, lambda: self._on_end(child)
-        )
+        self._channel = started.channel(self._session.hub, self._on_event, lambda: self._on_end(child))
         drop = self._session.identity.drop_to
         uid, gid = drop if drop is not None else (None, None)
         # A process that is dead already shows itself at the end of the channel.
@@ -390,6 +389,7 @@ class NamespaceProxy:
             self._closing = True
         if hasattr(self, "_channel"):
             self._channel.close()
+        if hasattr(self, "_child"):
             # One that is still importing has served nobody, and would not see the end before it is done.
             self._child.end(_END_SECONDS if self._serving.is_set() else 0.0)
         for sandbox in list(self._attachments):

@@ -12,7 +12,7 @@ from nsharness.frozen import frozen, replace
 from nsharness.linux import fds
 from nsharness.plan.handover import Beginning, packed, shared
 from nsharness.plan.steps import Plan
-from nsharness.supervisor.channel import Asked, Channel, Message, Reply
+from nsharness.supervisor.channel import Asked, Message, Reply
 from nsharness.supervisor.early import Started
 from nsharness.supervisor.hub import Hub
 
@@ -77,7 +77,7 @@ class Zygote:
         self._ready = threading.Event()
         self._failure: NsharnessError | None = None
         self._child = started.child
-        self._channel = Channel(hub, started.socket, self._on_event, self._on_end)
+        self._channel = started.channel(hub, self._on_event, self._on_end)
         self._beginnings = Beginnings()
 
     @property

@@ -7,6 +7,7 @@ import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -81,6 +82,36 @@ def test_a_proxy_may_be_started_when_its_sandbox_runs_already() -> None:
         assert eventually(lambda: box.run(["cat", "/tmp/answer"]).stdout) == b"403"
         session.hub.flush()
         assert [denied["host"] for denied in denials] == ["known.example"]
+
+
+@pytest.mark.parametrize("place", ["channel.Channel.__init__", "proxy.NamespaceProxy._launch"])
+def test_who_is_interrupted_while_the_proxy_is_started_leaves_nothing(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal comes when it likes: here it once left an error in place of the exit code."""
+    profile, identity = PlainProfile("exec"), current()
+    helpers: list[int] = []
+
+    def interrupted(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    def run() -> None:
+        with Early() as early:
+            early.start_proxy()
+            helpers.extend(each.child.pid for each in early._started.values())
+            with (
+                resolve(profile, identity, early=early) as credentials,
+                Session(profile.name, identity=identity, early=early) as session,
+                NamespaceProxy(session, profile, credentials, late=True) as proxy,
+                NamespaceSandbox(session, profile, proxy),
+            ):
+                monkeypatch.setattr(f"nsharness.supervisor.{place}", interrupted)
+                proxy.start()
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert len(helpers) == 2
+    assert not any(map(alive, helpers))
 
 
 def test_a_sandbox_that_trusts_its_proxy_has_it_from_the_start() -> None:

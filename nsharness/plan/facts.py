@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import stat
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
@@ -123,7 +123,8 @@ def gather(extra: Iterable[str] = (), *, hide: Iterable[str] = (), shared: Itera
 
 def _java_settings() -> tuple[str, ...]:
     names = _names("/etc", _version("/etc"))
-    found = [f"/etc/{name}" for name in names if any(fnmatchcase(name, each) for each in JAVA_SETTINGS)]
+    wanted = {name for each in JAVA_SETTINGS for name in fnmatch.filter(names, each)}
+    found = [f"/etc/{name}" for name in names if name in wanted]
     return tuple(path for path in found if (entry := _look(path)) and entry.kind == "directory")
 
 

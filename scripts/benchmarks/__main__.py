@@ -12,6 +12,7 @@ from typing import Any
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[2]))
 
+import imports
 import layers
 import machine
 import refusals
@@ -23,6 +24,7 @@ import transfers
 
 PARTS = {
     "starts": starts,
+    "imports": imports,
     "layers": layers,
     "refusals": refusals,
     "requests": requests,

@@ -16,6 +16,7 @@ _DOWNLOAD = "Download of 10 MB, plain"
 _MEMORY = "Memory of the proxy"
 _START = "Start and end of `true`"
 _LINES = "Command lines"
+_IMPORTS = "Imports (the sum of `-X importtime`)"
 _CALLER = "Sandbox, true, gone, by the memory of who asks"
 _EACH = "Private memory of an idle sandbox, 500 alive"
 _CREATION = "Creation of one more sandbox, all of them alive"
@@ -95,6 +96,16 @@ TARGETS: Sequence[Target] = (
     Target("`exec -- true` with `nsharness up`, × srt", _LINES, _WARM, "≤", 0.1, _SRT),
     Target("`exec -- true`, cold, × srt", _LINES, _COLD, "≤", 0.5, _SRT),
     Target("`exec -- true`, cold, × codex", _LINES, _COLD, "≤", 1.2, _CODEX),
+    # Budgets of our own: what starts often is to stay as small as it is.
+    *(
+        Target(f"imports of {what}, × the interpreter's", _IMPORTS, what, "≤", most, "the interpreter")
+        for what, most in (
+            ("nsharness exec", 12.0),
+            ("zygote", 8.0),
+            ("proxy, until it has certificates", 20.0),
+            ("proxy, until it serves", 37.0),
+        )
+    ),
     Target("failed requests of 200 sandboxes", _SERVED, "failed requests", "≤", 0.0),
     Target("private memory of an idle sandbox, MB", _EACH, "together", "≤", 3.0),
     Target(

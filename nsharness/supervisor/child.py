@@ -11,7 +11,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from nsharness.errors import NsharnessError
@@ -20,9 +21,25 @@ from nsharness.linux.installation import bytecode_would_be_foreign
 
 _ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 _STDERR_TAIL: Final = 2000
+_FORKING: Final = threading.Lock()
 
 RUN_OPTION: Final = "nsharness-run"
 """Option of the interpreter (``-X``) by which a helper process names its run, or the random end of its id."""
+
+
+@contextlib.contextmanager
+def _without_vfork() -> Iterator[None]:
+    """Within the block ``subprocess`` forks. With vfork(2) we would wait for the child until it has executed
+    its program, whatever happens: and a Ctrl-Z that stops it before it is in a session of its own would
+    leave us unable to stop as well, or to do anything else."""
+    settings = vars(subprocess)  # The manual of subprocess names this one, the types of its module do not.
+    with _FORKING:
+        usual = settings["_USE_VFORK"]
+        settings["_USE_VFORK"] = False
+        try:
+            yield
+        finally:
+            settings["_USE_VFORK"] = usual
 
 
 class Child:
@@ -40,16 +57,17 @@ class Child:
         # know of it.
         flags += ["-X", f"{RUN_OPTION}={run}"] if run else []
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, *flags, "-m", module, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._stderr,
-                env=_ENVIRONMENT,
-                cwd="/",
-                pass_fds=tuple(descriptors),
-                start_new_session=True,
-            )
+            with _without_vfork():
+                self._process = subprocess.Popen(
+                    [sys.executable, *flags, "-m", module, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=self._stderr,
+                    env=_ENVIRONMENT,
+                    cwd="/",
+                    pass_fds=tuple(descriptors),
+                    start_new_session=True,
+                )
         except OSError as error:
             os.close(self._stderr)
             raise NsharnessError(f"cannot start {module}", why=error.strerror or str(error)) from error

@@ -41,6 +41,7 @@ class Daemon:
         lock: int,
         run: spare.Run,
         rehearse: Callable[[], None],
+        code: Code,
         *,
         spares: int,
         idle: float,
@@ -55,7 +56,7 @@ class Daemon:
         self._wanted = spares
         self._idle = idle
         self._ours: Surroundings = surroundings()
-        self._code = Code(_PACKAGES)
+        self._code = code
         self._selector = selectors.DefaultSelector()
         self._spares: list[_Spare] = []
         self._deaths = 0
@@ -273,7 +274,8 @@ def serve_until_over(
     started: Callable[[], None],
 ) -> None:
     """All of it, in this process; ``started`` is called once clients can come."""
+    code = Code(_PACKAGES)  # Before anybody can come, and count on it that a change is noticed.
     with listening() as (sock, lock):
-        daemon = Daemon(sock, lock, run, rehearse, spares=spares, idle=idle)
+        daemon = Daemon(sock, lock, run, rehearse, code, spares=spares, idle=idle)
         started()
         daemon.serve()

@@ -226,6 +226,11 @@ class Code:
         return True
 
 
+def our_code() -> Code:
+    """That of nsharness itself, as it is now."""
+    return Code(_PACKAGES)
+
+
 type _States = dict[str, tuple[int, int]]
 
 
@@ -268,13 +273,14 @@ _PACKAGES: Final = tuple(map(_package, ("nsharness", "nsharness_proxy")))
 def serve_until_over(
     run: spare.Run,
     rehearse: Callable[[], None],
+    code: Code,
     *,
     spares: int,
     idle: float,
     started: Callable[[], None],
 ) -> None:
-    """All of it, in this process; ``started`` is called once clients can come."""
-    code = Code(_PACKAGES)  # Before anybody can come, and count on it that a change is noticed.
+    """All of it, in this process; ``started`` is called once clients can come. ``code`` is as it was before
+    any of it was loaded."""
     with listening() as (sock, lock):
         daemon = Daemon(sock, lock, run, rehearse, code, spares=spares, idle=idle)
         started()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Final, NoReturn
 
-from nsharness.background.daemon import serve_until_over
+from nsharness.background.daemon import our_code, serve_until_over
 from nsharness.background.listening import RunningError, end, running
 from nsharness.background.place import SOCKET
 from nsharness.cli.command import main
@@ -112,13 +112,14 @@ def down(_: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace, started: Callable[[], None]) -> None:
+    code = our_code()
     for name in _AHEAD:
         import_module(name)
     os.chdir("/")
     _rehearse()
     gc.collect()
     gc.freeze()
-    serve_until_over(main, _rehearse, spares=options.spares, idle=options.idle, started=started)
+    serve_until_over(main, _rehearse, code, spares=options.spares, idle=options.idle, started=started)
 
 
 def _rehearse() -> None:

@@ -184,8 +184,9 @@ class Datagram:
 
     def about(self, netns: int) -> Datagram:
         """The same, about this namespace."""
+        assert self.netns_at is not None
         content = bytearray(self.content)
-        struct.pack_into("=i", content, self.netns_at or 0, netns)
+        struct.pack_into("=i", content, self.netns_at, netns)
         return Datagram(bytes(content), self.kinds)
 
 

@@ -34,7 +34,7 @@ def _without_vfork() -> Iterator[None]:
     leave us unable to stop as well, or to do anything else."""
     settings = vars(subprocess)  # The manual of subprocess names this one, the types of its module do not.
     with _FORKING:
-        usual = settings.get("_USE_VFORK", True)
+        usual = settings["_USE_VFORK"]
         settings["_USE_VFORK"] = False
         try:
             yield

@@ -20,7 +20,7 @@ import pytest
 from nsharness.linux.identity import Identity
 from nsharness.plan import syscalls
 from nsharness.plan.steps import Plan, Step
-from nsharness.supervisor import child, planning, sandbox
+from nsharness.supervisor import planning, sandbox
 from nsharness.supervisor.session import Session
 from tests.support.sandboxes import Box, opened_box, opened_session
 
@@ -107,23 +107,17 @@ def adding(*steps: Step) -> Callable[[Plan], Plan]:
 @contextmanager
 def weak_session(folder: Path, flaws: tuple[str, ...], identity: Identity | None = None) -> Iterator[Session]:
     """A session whose zygote leaves these layers out."""
-    original = subprocess
+    started = subprocess.Popen
 
-    class Starting:
-        """The module ``subprocess``, but for how the zygote is started."""
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(original, name)
-
-        def Popen(self, argv: list[str], **options: Any) -> Any:  # noqa: N802
-            if "nsharness.sandbox.zygote" in argv:
-                at = argv.index("-m")
-                argv = [*argv[:at], _WEAK_ZYGOTE, *flaws, *argv[at + 2 :]]
-            return original.Popen(argv, **options)
+    def start(argv: list[str], **options: Any) -> Any:
+        if "nsharness.sandbox.zygote" in argv:
+            at = argv.index("-m")
+            argv = [*argv[:at], _WEAK_ZYGOTE, *flaws, *argv[at + 2 :]]
+        return started(argv, **options)
 
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(child, "subprocess", Starting())
+            patch.setattr(subprocess, "Popen", start)
             session = stack.enter_context(opened_session(folder, identity))
         yield session
 

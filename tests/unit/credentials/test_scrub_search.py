@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import random
+from importlib.util import find_spec
 from typing import NoReturn
 
 import hypothesis.strategies as st
@@ -15,6 +16,11 @@ from nsharness.credentials.scrub_forms import forms_of
 from nsharness.credentials.scrub_scan import Scanner
 from nsharness.credentials.scrub_search import Places, Search
 from tests.support import scrub_reference as reference
+
+# Where it is asked for, and missing, all of this fails.
+pytestmark = pytest.mark.skipif(
+    platform.machine() != "x86_64" and find_spec("hyperscan") is None, reason="there is no hyperscan"
+)
 
 SECRETS = ["wiki_9aK/dLm28fj+QwXz7PbRt0YuVs3HcGn", "correct horse battery", 'a%2f&amp;b\\u0041 "quoted"']
 
@@ -76,7 +82,6 @@ def test_what_is_too_long_for_the_library_is_not_called_clean(monkeypatch: pytes
     assert scanned.over(b"." * 11, 0).after(0) == (11, 11)
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="the library is asked for on this processor only")
 def test_the_library_is_there_and_used() -> None:
     assert both(SECRETS)[0]._scanner is not None
 

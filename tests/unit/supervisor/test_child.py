@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,3 +87,23 @@ def test_waiting_too_long_is_an_error() -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         child.wait(0.01)
     child.end(grace=0.0)
+
+
+def test_it_is_forked_so_that_nobody_has_to_wait_for_one_that_is_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-Z may stop it before it is in a session of its own: after vfork(2) we could not be stopped."""
+    settings, started = vars(subprocess), subprocess.Popen
+    found: list[bool] = []
+
+    def start(*arguments: Any, **options: Any) -> Any:
+        found.append(settings["_USE_VFORK"])
+        return started(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    before = settings["_USE_VFORK"]
+    child = Child("nsharness.sandbox.zygote", [], [])
+    child.end(0.0)
+    assert found == [False]
+    # For everybody else nothing has changed.
+    assert settings["_USE_VFORK"] is before

@@ -104,7 +104,13 @@ def handed_over(program: Program) -> Iterator[tuple[subprocess.Popen[bytes], int
     """A client that waits, and the pid of whoever runs its command."""
     argv = program.argv(["exec", "--no-workspace", "--", "sh", "-c", "echo ready; sleep 1000"])
     with subprocess.Popen(
-        argv, env=program.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd="/"
+        argv,
+        env=program.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        cwd="/",
+        # As a shell has it. Ours may be one that nothing stops: nobody is left in its session who could.
+        process_group=0,
     ) as client:
         assert client.stdout is not None
         assert client.stdout.readline() == b"ready\n"
